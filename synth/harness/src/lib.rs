@@ -1,0 +1,20 @@
+//! Probe, build, prove, bench, reference runtimes, statistics, ledger.
+
+pub mod bench;
+pub mod build;
+pub mod client;
+pub mod hub;
+pub mod ledger;
+pub mod load;
+pub mod metrics;
+pub mod model_maker;
+pub mod mutants;
+pub mod probe;
+pub mod process;
+pub mod prove;
+mod random;
+pub mod reference;
+pub mod report;
+#[cfg(test)]
+mod scripted;
+pub mod stats;

@@ -1,0 +1,21 @@
+use synth_macros::Weights;
+
+struct Matrix<T>(T);
+
+#[derive(Weights)]
+struct Layer(Vec<f32>);
+
+#[derive(Weights)]
+struct Generic<T> {
+    /// (ROWS, COLS)
+    #[weight("q", rows = ROWS, cols = COLS)]
+    q: Matrix<T>,
+}
+
+#[derive(Weights)]
+enum Either {
+    Left,
+    Right,
+}
+
+fn main() {}

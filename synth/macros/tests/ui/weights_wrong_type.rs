@@ -1,0 +1,20 @@
+use synth_macros::Weights;
+
+struct Matrix<T>(T);
+
+#[derive(Weights)]
+struct Layer {
+    /// (ROWS, COLS)
+    #[weight("q.weight", rows = ROWS, cols = COLS)]
+    q: Vec<f32>,
+    /// (COLS)
+    #[weight("norm.weight", len = COLS)]
+    norm: Matrix<f32>,
+    /// (COLS)
+    #[weight("bias", len = COLS)]
+    bias: Vec<f64>,
+    #[weight(each = 2)]
+    layers: [Matrix<f32>; 2],
+}
+
+fn main() {}

@@ -1,0 +1,339 @@
+//! Can this be served at all? Checked before anything is generated, with the arithmetic in the message.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::model::{Dtype, Model};
+use crate::target::MachineFacts;
+use crate::workload::{Api, Bytes, Metric, Precision, SpecError, Tolerance, Workload};
+
+/// What a server allocates before it is ready, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Weight matrices in the served precision, vectors in f32.
+    pub weights: u64,
+    /// Positions in one KV block.
+    pub block: usize,
+    /// KV blocks that hold `concurrency` sequences of the greatest length.
+    pub kv_blocks: u64,
+    /// Those blocks: f32 keys and values of every layer.
+    pub kv_bytes: u64,
+    /// Activations, attention scores, rotary table and logits of the widest step.
+    pub scratch: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// Positions in a KV block before a plan says so.
+const BLOCK: usize = 16;
+/// Weights up to this size may stay in a last-level cache, so memory bandwidth does not bound them.
+const CACHE_BYTES: u64 = 256 << 20;
+
+/// The precision that `workload` serves `model` in: as asked, else as stored (f16 widens to f32, which loses nothing).
+pub fn precision(workload: &Workload, model: &Model) -> Precision {
+    workload.weights.unwrap_or(match model.stored {
+        Dtype::Bf16 => Precision::Bf16,
+        Dtype::F32 | Dtype::F16 => Precision::F32,
+    })
+}
+
+/// Most positions of one sequence: the longest prompt and the longest output.
+pub fn max_positions(workload: &Workload) -> usize {
+    workload.traffic.prompt.max + workload.traffic.output.max
+}
+
+/// What serving `model` allocates with KV blocks of `block` positions and steps of at most `rows` positions.
+pub fn memory(workload: &Workload, model: &Model, block: usize, rows: usize) -> MemoryPlan {
+    const F32: u64 = size_of::<f32>() as u64;
+    let dims = &model.dims;
+    let (concurrency, positions) = (workload.traffic.concurrency, max_positions(workload));
+    let weights =
+        model.n_matrix_weights() * precision(workload, model).bytes() + model.n_vector_weights() * F32;
+    let kv_blocks = (concurrency * positions.div_ceil(block)) as u64;
+    // The only product that legal specs and models can push beyond 64 bits.
+    let kv_bytes = kv_blocks.saturating_mul((block as u64).saturating_mul(kv_bytes_per_position(model)));
+    let activations =
+        rows * (2 * dims.hidden + 2 * dims.query_rows() + 2 * dims.kv_rows() + 2 * dims.intermediate);
+    let scores = workload.target.threads * dims.group() * positions;
+    let rotary = positions * dims.head_dim;
+    let logits = concurrency * dims.vocab;
+    let scratch = (activations + scores + rotary + logits) as u64 * F32;
+    MemoryPlan {
+        weights,
+        block,
+        kv_blocks,
+        kv_bytes,
+        scratch,
+        total: kv_bytes.saturating_add(weights + scratch),
+    }
+}
+
+/// Everything that makes the workload unservable with this model on this machine, each at its field.
+pub fn check(workload: &Workload, model: &Model, machine: &MachineFacts) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    errors.extend(check_context(workload, model));
+    errors.extend(check_memory(workload, model));
+    errors.extend(check_rounding(workload, model));
+    errors.extend(check_chat(workload, model));
+    errors.extend(check_slo(workload, model, machine));
+    errors.sort_by_key(|error| (error.line, error.column));
+    errors
+}
+
+fn kv_bytes_per_position(model: &Model) -> u64 {
+    (model.dims.layers * 2 * model.dims.kv_rows() * size_of::<f32>()) as u64
+}
+
+fn check_context(workload: &Workload, model: &Model) -> Option<SpecError> {
+    let (prompt, output, context) =
+        (workload.traffic.prompt.max, workload.traffic.output.max, model.dims.context);
+    let message = format!(
+        "prompt.max {prompt} + output.max {output} = {}, more than the model's context, {context} (max_position_embeddings)",
+        prompt + output
+    );
+    (prompt + output > context).then(|| workload.error("traffic.prompt.max", message))
+}
+
+fn check_memory(workload: &Workload, model: &Model) -> Option<SpecError> {
+    let given = workload.target.memory;
+    // Before a plan there is no number of rows; one per sequence is the least that any plan has.
+    let plan = memory(workload, model, BLOCK, workload.traffic.concurrency);
+    let message = format!(
+        "weights {} + KV {} blocks × {} = {} + scratch {} = {}, more than the {given} given; lower traffic.concurrency or the lengths, or give more",
+        Bytes(plan.weights),
+        plan.kv_blocks,
+        Bytes(plan.block as u64 * kv_bytes_per_position(model)),
+        Bytes(plan.kv_bytes),
+        Bytes(plan.scratch),
+        Bytes(plan.total),
+    );
+    (plan.total > given.0).then(|| workload.error("target.cpu.memory", message))
+}
+
+/// Rounded weights are another model: its tokens cannot be promised to equal the stored one's.
+fn check_rounding(workload: &Workload, model: &Model) -> Option<SpecError> {
+    let rounds = precision(workload, model) == Precision::Bf16 && model.stored != Dtype::Bf16;
+    let message = format!(
+        "bf16 rounds weights stored as {}, so tokens cannot be promised exact; give bounds under tolerance, or leave the weights as stored",
+        model.stored.name()
+    );
+    (rounds && workload.tolerance == Tolerance::Exact).then(|| workload.error("weights", message))
+}
+
+fn check_chat(workload: &Workload, model: &Model) -> Option<SpecError> {
+    let lacks = workload.api.contains(&Api::Chat) && model.chat_template.is_none();
+    let message = format!(
+        "chat needs a chat template, and {} has none; add chat_template.jinja there, or leave chat out",
+        model.folder.display()
+    );
+    lacks.then(|| workload.error("api", message))
+}
+
+/// Bounds that no implementation on this machine can keep.
+fn check_slo(workload: &Workload, model: &Model, machine: &MachineFacts) -> Vec<SpecError> {
+    let errors = workload.slo.keep.iter().filter_map(|(metric, bound)| {
+        let floor = floor(*metric, workload, model, machine);
+        let message = format!(
+            "{} is below the least that this machine allows, {} ({})",
+            milliseconds(*bound),
+            milliseconds(floor.time),
+            floor.why
+        );
+        (*bound < floor.time).then(|| workload.error(&format!("slo.keep.{}", metric.name()), message))
+    });
+    errors.collect()
+}
+
+struct Floor {
+    time: Duration,
+    why: String,
+}
+
+/// The roofline bound of a metric: bytes over bandwidth, or operations over the peak rate, whichever takes longer.
+fn floor(metric: Metric, workload: &Workload, model: &Model, machine: &MachineFacts) -> Floor {
+    let (prompt, output) = (workload.traffic.prompt, workload.traffic.output);
+    let step = || pass(1, workload, model, machine);
+    match metric {
+        Metric::TpotP50 | Metric::TpotP99 | Metric::ItlP50 | Metric::ItlP99 => step(),
+        Metric::TtftP50 => pass(prompt.p50, workload, model, machine),
+        Metric::TtftP99 => pass(prompt.p99, workload, model, machine),
+        Metric::E2eP50 | Metric::E2eP99 => {
+            let n_steps = if metric == Metric::E2eP50 { output.p50 } else { output.p99 };
+            let step = step();
+            Floor {
+                time: step.time.saturating_mul(n_steps as u32),
+                why: format!("{n_steps} tokens, each {}", step.why),
+            }
+        }
+    }
+}
+
+/// One pass over the layers for `n` positions of one sequence, and the head for the last of them.
+fn pass(n: usize, workload: &Workload, model: &Model, machine: &MachineFacts) -> Floor {
+    let dims = &model.dims;
+    let head = (dims.vocab * dims.hidden) as u64;
+    let n_tables = if model.tied { 1 } else { 2 };
+    let layers = model.n_matrix_weights() - n_tables * head;
+    let operations = 2.0 * (layers as f64 * n as f64 + head as f64);
+    let bytes = (layers + head) * precision(workload, model).bytes();
+    let arithmetic = Floor {
+        time: seconds(operations / machine.flops),
+        why: format!("{:.3} GFLOP at {:.1} GFLOP/s", operations / 1e9, machine.flops / 1e9),
+    };
+    let reading = Floor {
+        time: seconds(bytes as f64 / machine.bandwidth_bytes_per_s),
+        why: format!("{} of weights at {:.1} GB/s", Bytes(bytes), machine.bandwidth_bytes_per_s / 1e9),
+    };
+    if bytes > CACHE_BYTES && reading.time > arithmetic.time { reading } else { arithmetic }
+}
+
+/// A bound that is no number, as from a probe that failed, bounds nothing.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
+}
+
+fn milliseconds(time: Duration) -> String {
+    let milliseconds = time.as_secs_f64() * 1e3;
+    if milliseconds >= 10.0 { format!("{milliseconds:.0} ms") } else { format!("{milliseconds:.3} ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::folder::Folder;
+    use crate::target::Isa;
+
+    const SPEC: &str = "\
+name: small
+model: { path: MODEL }
+target: { cpu: { threads: 2, memory: 1MiB } }
+traffic:
+  arrivals: { poisson: 4.0 }
+  concurrency: 3
+  prompt: { p50: 20, p99: 40, max: 50 }
+  output: { p50: 10, p99: 20, max: 30 }
+";
+
+    fn machine() -> MachineFacts {
+        MachineFacts { bandwidth_bytes_per_s: 20e9, flops: 1e9, isas: vec![Isa::Scalar, Isa::Avx2] }
+    }
+
+    fn workload(folder: &Folder, from: &str, to: &str) -> Workload {
+        assert!(SPEC.contains(from), "{from}");
+        let text = SPEC.replace(from, to).replace("MODEL", ".");
+        Workload::parse(&folder.path().join("spec.yaml"), &text).expect("the spec is valid")
+    }
+
+    /// The errors of the spec with one text replaced, without the file they are in.
+    fn errors(folder: &Folder, from: &str, to: &str) -> Vec<String> {
+        let model = Model::read(folder.path()).expect("the folder is valid");
+        let errors = check(&workload(folder, from, to), &model, &machine());
+        let prefix = format!("{}:", folder.path().join("spec.yaml").display());
+        errors.iter().map(|error| error.to_string().replace(&prefix, "")).collect()
+    }
+
+    #[test]
+    fn every_committed_workload_is_feasible() {
+        let workloads = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../workloads");
+        let fast = MachineFacts { bandwidth_bytes_per_s: 1e12, flops: 1e13, ..machine() };
+        for entry in std::fs::read_dir(workloads).expect("the repository has workloads") {
+            let path = entry.expect("the folder can be listed").path();
+            let name = path.to_string_lossy();
+            if !name.ends_with(".yaml") || name.ends_with(".plan.yaml") {
+                continue;
+            }
+            let workload = Workload::read(&path).unwrap_or_else(|errors| panic!("{errors}"));
+            if let crate::workload::ModelSource::Path(folder) = &workload.model {
+                let model = Model::read(folder).unwrap_or_else(|errors| panic!("{errors}"));
+                assert_eq!(check(&workload, &model, &fast), []);
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_is_not_refused() {
+        let folder = Folder::qwen3();
+        assert_eq!(errors(&folder, "small", "small"), Vec::<String>::new());
+        assert_eq!(errors(&folder, "max: 30", "max: 46"), Vec::<String>::new());
+        assert_eq!(
+            errors(&folder, "small", "small\nslo: { keep: { tpot_p50: 1ms, e2e_p99: 1s } }"),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn memory_is_the_sum_of_its_parts() {
+        let folder = Folder::qwen3();
+        let model = Model::read(folder.path()).expect("the folder is valid");
+        let workload = workload(&folder, "small", "small");
+        let plan = memory(&workload, &model, 16, 32);
+        assert_eq!(plan.total, plan.weights + plan.kv_bytes + plan.scratch);
+        assert_eq!(plan.kv_blocks, 3 * 5);
+        // Two layers of keys and values, one head of 6, four bytes each.
+        assert_eq!(plan.kv_bytes, 15 * 16 * 2 * 2 * 6 * 4);
+        assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
+        for (block, rows) in [(1, 32), (16, 64), (64, 32)] {
+            let other = memory(&workload, &model, block, rows);
+            assert!(other.kv_blocks * block as u64 >= 3 * 80 && other.weights == plan.weights);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_at_its_field() {
+        let folder = Folder::qwen3();
+        for (from, to, expected) in [
+            (
+                "max: 30",
+                "max: 47",
+                "7:36: traffic.prompt.max: prompt.max 50 + output.max 47 = 97, more than the model's context, 96",
+            ),
+            (
+                "1MiB",
+                "20KiB",
+                "3:38: target.cpu.memory: weights 3.8 KiB + KV 15 blocks × 1.5 KiB = 22.5 KiB + scratch",
+            ),
+            (
+                "small",
+                "small\nslo: { keep: { tpot_p50: 0.001ms } }",
+                "2:26: slo.keep.tpot_p50: 0.001 ms is below the least that this machine allows, 0.004 ms",
+            ),
+            (
+                "small",
+                "small\nslo: { keep: { ttft_p99: 0.01ms } }",
+                "2:26: slo.keep.ttft_p99: 0.010 ms is below the least that this machine allows",
+            ),
+        ] {
+            let found = errors(&folder, from, to);
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{expected}\n{found:#?}");
+        }
+        folder.unset("tokenizer_config.json", "chat_template");
+        let found = errors(&folder, "small", "small\napi: [chat]");
+        assert!(found[0].starts_with("2:6: api: chat needs a chat template"), "{found:#?}");
+        assert_eq!(errors(&folder, "small", "small\napi: [completions]"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn rounding_needs_a_tolerance() {
+        use crate::model::tests::folder::{qwen3_tensors, safetensors};
+        let folder = Folder::qwen3();
+        folder.write("model.safetensors", safetensors(&qwen3_tensors("F32")));
+        let found = errors(&folder, "small", "small\nweights: bf16");
+        assert!(found[0].starts_with("2:10: weights: bf16 rounds weights stored as F32"), "{found:#?}");
+        let bounded = "small\nweights: bf16\ntolerance: { kl_mean: 0.01 }";
+        assert_eq!(errors(&folder, "small", bounded), Vec::<String>::new());
+    }
+
+    #[test]
+    fn bandwidth_bounds_only_what_no_cache_holds() {
+        let folder = Folder::qwen3();
+        let mut model = Model::read(folder.path()).expect("the folder is valid");
+        let workload = workload(&folder, "small", "small\nslo: { keep: { tpot_p50: 5ms } }");
+        let fast = MachineFacts { flops: 1e15, ..machine() };
+        assert_eq!(check_slo(&workload, &model, &fast), []);
+        model.dims.hidden = 4096;
+        model.dims.intermediate = 8192;
+        let found = check_slo(&workload, &model, &fast);
+        assert!(found[0].message.contains("MiB of weights at 20.0 GB/s"), "{found:#?}");
+    }
+}

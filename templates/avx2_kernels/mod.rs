@@ -1,0 +1,43 @@
+//! Kernels for AVX2 with FMA.
+
+use synth::{
+    axis::Axis,
+    emit::EmitError,
+    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    target::Isa,
+};
+
+use crate::kernels::{cost, kernels};
+
+/// AVX2 and FMA, eight f32 lanes.
+#[derive(Debug)]
+pub struct Avx2Kernels;
+
+impl Mechanism for Avx2Kernels {
+    fn name(&self) -> &'static str {
+        "avx2_kernels"
+    }
+
+    fn axis(&self) -> Axis {
+        Axis::Kernels
+    }
+
+    fn summary(&self) -> &'static str {
+        "AVX2 and FMA, eight f32 lanes"
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Exact
+    }
+
+    fn fit(&self, job: &Job<'_>) -> Fit {
+        if job.isa < Isa::Avx2 {
+            return Fit::no(format!("the target is {}", job.isa.name()));
+        }
+        Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
+    }
+
+    fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        kernels!("avx2", "matmul_bf16.rs", &["avx2", "fma"]).parts(site)
+    }
+}

@@ -1,0 +1,51 @@
+//! Kernels for AVX-512 with BF16 dot products.
+
+use synth::{
+    axis::Axis,
+    emit::EmitError,
+    feasibility,
+    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    target::Isa,
+    workload::{Precision, Tolerance},
+};
+
+use crate::kernels::{cost, kernels};
+
+/// AVX-512 BF16 dot products, thirty-two bf16 lanes, activations rounded to bf16.
+#[derive(Debug)]
+pub struct Avx512Bf16DotKernels;
+
+impl Mechanism for Avx512Bf16DotKernels {
+    fn name(&self) -> &'static str {
+        "avx512_bf16_dot_kernels"
+    }
+
+    fn axis(&self) -> Axis {
+        Axis::Kernels
+    }
+
+    fn summary(&self) -> &'static str {
+        "AVX-512 BF16 dot products, thirty-two bf16 lanes, activations rounded to bf16"
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Bounded
+    }
+
+    fn fit(&self, job: &Job<'_>) -> Fit {
+        if job.isa < Isa::Avx512 {
+            return Fit::no(format!("the target is {}", job.isa.name()));
+        }
+        if feasibility::precision(job.workload, job.model) != Precision::Bf16 {
+            return Fit::no("weights are held in f32");
+        }
+        if matches!(job.workload.tolerance, Tolerance::Exact) {
+            return Fit::no("activations are rounded to bf16, and the tolerance asks for exact tokens");
+        }
+        Fit::yes(cost(job.model, 32.0), "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.")
+    }
+
+    fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        kernels!("avx512", "matmul_bf16_dot.rs", &["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16"]).parts(site)
+    }
+}

@@ -1,0 +1,44 @@
+//! Kernels for AVX-512 F.
+
+use synth::{
+    axis::Axis,
+    emit::EmitError,
+    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    target::Isa,
+    
+};
+
+use crate::kernels::{cost, kernels};
+
+/// AVX-512 F, sixteen f32 lanes.
+#[derive(Debug)]
+pub struct Avx512Kernels;
+
+impl Mechanism for Avx512Kernels {
+    fn name(&self) -> &'static str {
+        "avx512_kernels"
+    }
+
+    fn axis(&self) -> Axis {
+        Axis::Kernels
+    }
+
+    fn summary(&self) -> &'static str {
+        "AVX-512 F, sixteen f32 lanes"
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Exact
+    }
+
+    fn fit(&self, job: &Job<'_>) -> Fit {
+        if job.isa < Isa::Avx512 {
+            return Fit::no(format!("the target is {}", job.isa.name()));
+        }
+        Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
+    }
+
+    fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        kernels!("avx512", "matmul_bf16.rs", &["avx512f", "avx512bw", "avx512vl", "avx512dq"]).parts(site)
+    }
+}

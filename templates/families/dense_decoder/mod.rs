@@ -1,0 +1,189 @@
+//! Dense decoders: Llama, Qwen2, Qwen3 and Mistral, which differ in four facts of one layer.
+
+use synth::{
+    axis::Axis,
+    emit::EmitError,
+    feasibility,
+    mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
+    model::{Model, Rope},
+    workload::Precision,
+};
+use synth_macros::Template;
+
+/// Layers of attention and gated MLP, every one read for every token.
+#[derive(Debug)]
+pub struct DenseDecoder;
+
+impl Mechanism for DenseDecoder {
+    fn name(&self) -> &'static str {
+        "dense_decoder"
+    }
+
+    fn axis(&self) -> Axis {
+        Axis::Family
+    }
+
+    fn summary(&self) -> &'static str {
+        "layers of grouped-query attention and gated MLP, as in Llama, Qwen2, Qwen3 and Mistral"
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Exact
+    }
+
+    fn fit(&self, job: &Job<'_>) -> Fit {
+        Fit::yes(Cost::default(), describe(job.model))
+    }
+
+    fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        let model = site.job.model;
+        let mut parts = shape(model);
+        parts.extend(rope(&model.rope));
+        if let Some(window) = model.sliding_window {
+            parts.push(Part::count(
+                "WINDOW",
+                window,
+                "Positions a token attends to, itself included (`sliding_window`).",
+            ));
+        }
+        let precision = feasibility::precision(site.job.workload, model);
+        let weight = match precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        let weights = WeightsFile {
+            weight,
+            weight_why: &site
+                .plan
+                .on(Axis::Weights)
+                .ok_or(EmitError::Undecided { axis: Axis::Weights })?
+                .reason,
+            tied: model.tied,
+            qkv_bias: model.qkv_bias,
+            qk_norm: model.qk_norm,
+        };
+        let forward = ForwardFile {
+            n_layers: model.dims.layers,
+            weight,
+            tied: model.tied,
+            qkv_bias: model.qkv_bias,
+            qk_norm: model.qk_norm,
+        };
+        parts.push(Part::Rendered { path: "src/weights.rs", text: weights.render()? });
+        parts.push(Part::Rendered { path: "src/forward.rs", text: forward.render()? });
+        Ok(parts)
+    }
+}
+
+#[derive(Template)]
+#[template("families/dense_decoder/weights.rs.tera")]
+struct WeightsFile<'a> {
+    weight: &'static str,
+    weight_why: &'a str,
+    tied: bool,
+    qkv_bias: bool,
+    qk_norm: bool,
+}
+
+#[derive(Template)]
+#[template("families/dense_decoder/forward.rs.tera")]
+struct ForwardFile {
+    n_layers: usize,
+    weight: &'static str,
+    tied: bool,
+    qkv_bias: bool,
+    qk_norm: bool,
+}
+
+/// The model in a sentence.
+fn describe(model: &Model) -> String {
+    let dims = &model.dims;
+    let mut facts = vec![format!("{} layers of width {}", dims.layers, dims.hidden)];
+    facts.push(format!("{} query and {} key heads of {}", dims.heads, dims.kv_heads, dims.head_dim));
+    if model.qkv_bias {
+        facts.push("biased projections".into());
+    }
+    if model.qk_norm {
+        facts.push("normed queries and keys".into());
+    }
+    if let Some(window) = model.sliding_window {
+        facts.push(format!("a window of {window}"));
+    }
+    facts.push(if model.tied { "a tied head".into() } else { "a head of its own".into() });
+    format!("{}: {}.", model.family.name(), facts.join(", "))
+}
+
+/// The constants every dense decoder has.
+fn shape(model: &Model) -> Vec<Part> {
+    let dims = &model.dims;
+    let (query, kv) = (dims.query_rows(), dims.kv_rows());
+    vec![
+        Part::count("HIDDEN", dims.hidden, "Width of the residual stream (`hidden_size`)."),
+        Part::count("N_LAYERS", dims.layers, "Layers (`num_hidden_layers`)."),
+        Part::count("HEAD_DIM", dims.head_dim, "Channels of one head (`head_dim`)."),
+        Part::count("N_KV_HEADS", dims.kv_heads, "Key and value heads (`num_key_value_heads`)."),
+        Part::count(
+            "GROUP",
+            dims.group(),
+            format!("Query heads that share one key head: {} over {}.", dims.heads, dims.kv_heads),
+        ),
+        Part::count("Q_WIDTH", query, "All query heads side by side."),
+        Part::count("KV_WIDTH", kv, "All key heads side by side."),
+        Part::count("INTERMEDIATE", dims.intermediate, "Width inside the MLP (`intermediate_size`)."),
+        Part::count("VOCAB", dims.vocab, "Tokens (`vocab_size`)."),
+        Part::Const {
+            name: "NORM_EPS",
+            ty: "f32",
+            value: float(model.norm_eps),
+            why: "Keeps a norm of zeros finite (`rms_norm_eps`).".into(),
+        },
+        Part::Const {
+            name: "QUERY_SCALE",
+            ty: "f32",
+            value: float((dims.head_dim as f64).powf(-0.5)),
+            why: "Scores are scaled by 1 / sqrt(HEAD_DIM); scaling the query instead does it once.".into(),
+        },
+        Part::Const {
+            name: "EOS",
+            ty: "&[u32]",
+            value: format!("&{:?}", model.eos),
+            why: "Tokens that end an answer (`eos_token_id`).".into(),
+        },
+    ]
+}
+
+/// The rotary table and its constants: one file for plain frequencies, one for those of Llama 3.1.
+fn rope(rope: &Rope) -> Vec<Part> {
+    let constant =
+        |name, value: f64, why: &str| Part::Const { name, ty: "f32", value: float(value), why: why.into() };
+    let mut parts =
+        vec![constant("ROPE_THETA", rope.theta, "Base of the rotary frequencies (`rope_theta`).")];
+    match &rope.scaling {
+        None => parts.push(Part::Source { path: "src/rope.rs", text: include_str!("rope.rs") }),
+        Some(scaling) => parts.extend([
+            Part::Source { path: "src/rope.rs", text: include_str!("rope_llama3.rs") },
+            constant("ROPE_FACTOR", scaling.factor, "How much slower slow pairs turn (`factor`)."),
+            constant(
+                "ROPE_LOW_FREQUENCY",
+                scaling.low_freq_factor,
+                "Pairs that turn less often than this over the trained context are slow (`low_freq_factor`).",
+            ),
+            constant(
+                "ROPE_HIGH_FREQUENCY",
+                scaling.high_freq_factor,
+                "Pairs that turn more often than this over the trained context are fast (`high_freq_factor`).",
+            ),
+            constant(
+                "ROPE_ORIGINAL_CONTEXT",
+                scaling.original_context as f64,
+                "The trained context (`original_max_position_embeddings`).",
+            ),
+        ]),
+    }
+    parts
+}
+
+/// The shortest literal that reads back as this f32.
+fn float(value: f64) -> String {
+    format!("{:?}", value as f32)
+}

@@ -1,0 +1,172 @@
+//! y = x · wᵀ, bf16 weights as they are stored, times activations rounded to bf16, summed in f32.
+//!
+//! Checked against Σₖ x · w in f64: off by less than (2⁻⁸ + (K / 16 + 5) · 2⁻²⁴) · Σₖ |x · w|, where 2⁻⁸ is what rounding
+//! the activations costs.
+//!
+//! Ladder.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+use std::ops::Range;
+
+use half::bf16;
+use rt::columns::Columns;
+
+/// Bytes of weights that stay in L2 while every row passes over them.
+const PANEL: usize = 512 * 1024;
+
+/// y[r, c] = Σₖ bf16(x[r, k]) · w[c, k], for every row r of `x` (n_rows, K) and every c of `cols`, a row of `w` (n_cols, K).
+/// Threads that share `y` pass disjoint `cols`.
+///
+/// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.
+pub fn matmul<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
+    assert!(x.len().is_multiple_of(K), "{} values are no rows of {K}", x.len());
+    assert!(cols.end * K <= w.len() && cols.end <= y.stride(), "columns {cols:?} lie outside");
+    // SAFETY: the server refuses to start on a processor without AVX-512 F and BF16; shapes were just checked.
+    unsafe { panels::<K>(x, w, cols, y) }
+}
+
+/// Panel after panel, so that weights come from memory once however many rows there are.
+///
+/// # Safety
+/// `x` is whole rows of K; `w` and `y` have all of `cols`.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn panels<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
+    let n_rows = x.len() / K;
+    let width = (PANEL / (K * size_of::<bf16>())).next_multiple_of(8);
+    for start in cols.clone().step_by(width) {
+        let panel = start..cols.end.min(start + width);
+        let mut row = 0;
+        // SAFETY: the rows of each strip are rows of `x`, its columns are of `cols`.
+        unsafe {
+            while row + 4 <= n_rows {
+                strip::<K, 4, 5>(x, w, row, panel.clone(), y);
+                row += 4;
+            }
+            if row + 2 <= n_rows {
+                strip::<K, 2, 8>(x, w, row, panel.clone(), y);
+                row += 2;
+            }
+            if row < n_rows {
+                strip::<K, 1, 8>(x, w, row, panel, y);
+            }
+        }
+    }
+}
+
+/// R rows against the columns of a panel, C at a time.
+///
+/// # Safety
+/// As for [`panels`], and `x` has the rows `row..row + R`.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn strip<const K: usize, const R: usize, const C: usize>(
+    x: &[f32],
+    w: &[bf16],
+    row: usize,
+    cols: Range<usize>,
+    y: Columns<'_>,
+) {
+    let mut rounded = [[bf16::ZERO; K]; R];
+    round(&x[row * K..][..R * K], rounded.as_flattened_mut());
+    let mut col = cols.start;
+    // SAFETY: the columns of each tile are of `cols`, which the caller of `matmul` gave to this thread alone.
+    unsafe {
+        while col + C <= cols.end {
+            tile::<K, R, C>(&rounded, w, row, col, y);
+            col += C;
+        }
+        while col < cols.end {
+            tile::<K, R, 1>(&rounded, w, row, col, y);
+            col += 1;
+        }
+    }
+}
+
+/// To the nearest bf16, ties to even.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn round(x: &[f32], rounded: &mut [bf16]) {
+    let ((x, x_rest), (rounded, rounded_rest)) = (x.as_chunks::<16>(), rounded.as_chunks_mut::<16>());
+    for (rounded, x) in rounded.iter_mut().zip(x) {
+        // SAFETY: 16 values of 32 bits become 16 of 16.
+        *rounded = unsafe { transmute::<__m256bh, [bf16; 16]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()))) };
+    }
+    for (rounded, x) in rounded_rest.iter_mut().zip(x_rest) {
+        *rounded = bf16::from_f32(*x);
+    }
+}
+
+/// R × C cells of y, held in registers until they are done. Each has one accumulator, whose lane l takes
+/// k = 2l + 1, 2l, 2l + 33, 2l + 32, … in order: which tile computes a cell does not show in it.
+///
+/// # Safety
+/// `w` and `y` have the columns `col..col + C`, `y` the rows `row..row + R`, and no other thread writes these columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile<const K: usize, const R: usize, const C: usize>(
+    x: &[[bf16; K]; R],
+    w: &[bf16],
+    row: usize,
+    col: usize,
+    y: Columns<'_>,
+) {
+    let w = &w[col * K..][..C * K];
+    let (x_start, w_start) = (x.as_flattened().as_ptr(), w.as_ptr());
+    let mut sums = [[_mm512_setzero_ps(); C]; R];
+    let mut k = 0;
+    while k + 32 <= K {
+        for c in 0..C {
+            // The next tile's line, which may lie past the end: rows are too short for the processor to see C streams.
+            _mm_prefetch::<_MM_HINT_T0>(w_start.wrapping_add((C + c) * K + k).cast());
+        }
+        // SAFETY: 32 values from k on, in rows of K.
+        unsafe { add_products(&mut sums, x_start.add(k), K, w_start.add(k), K) };
+        k += 32;
+    }
+    if k < K {
+        // Zeros behind the rest of each row add nothing.
+        let (mut x_rest, mut w_rest) = ([[bf16::ZERO; 32]; R], [[bf16::ZERO; 32]; C]);
+        for (rest, x) in x_rest.iter_mut().zip(x) {
+            rest[..K - k].copy_from_slice(&x[k..]);
+        }
+        for (rest, w) in w_rest.iter_mut().zip(w.chunks_exact(K)) {
+            rest[..K - k].copy_from_slice(&w[k..]);
+        }
+        // SAFETY: rows of 32.
+        unsafe { add_products(&mut sums, x_rest.as_ptr().cast(), 32, w_rest.as_ptr().cast(), 32) };
+    }
+    for (r, sums) in sums.into_iter().enumerate() {
+        for (c, sum) in sums.into_iter().enumerate() {
+            // SAFETY: no other thread writes this column.
+            unsafe { y.write(row + r, col + c, _mm512_reduce_add_ps(sum)) };
+        }
+    }
+}
+
+/// Adds the products of 32 k to every accumulator, two to each lane.
+///
+/// # Safety
+/// `x` points to 32 values in each of R rows `x_stride` apart, `w` in each of C rows `w_stride` apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn add_products<const R: usize, const C: usize>(
+    sums: &mut [[__m512; C]; R],
+    x: *const bf16,
+    x_stride: usize,
+    w: *const bf16,
+    w_stride: usize,
+) {
+    let mut weights = [_mm512_setzero_si512(); C];
+    for (c, weights) in weights.iter_mut().enumerate() {
+        // SAFETY: row c of C.
+        *weights = unsafe { _mm512_loadu_si512(w.add(c * w_stride).cast()) };
+    }
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: row r of R.
+        let x = unsafe { _mm512_loadu_si512(x.add(r * x_stride).cast()) };
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            // SAFETY: `__m512bh` is another name for 512 bits.
+            let (x, weights) = unsafe { (transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(weights)) };
+            *sum = _mm512_dpbf16_ps(*sum, x, weights);
+        }
+    }
+}

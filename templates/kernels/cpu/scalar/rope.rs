@@ -1,0 +1,17 @@
+//! Rotary position embedding, in plain Rust.
+
+/// Turns the pairs (x[i], x[i + HEAD_DIM/2]) by their angles: the layout of `rotate_half` in HF transformers.
+///
+/// `x` is one head, HEAD_DIM values; `cos` and `sin` hold HEAD_DIM/2 values for its position.
+pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = x.len() / 2;
+    assert!(
+        x.len() == 2 * half && cos.len() == half && sin.len() == half,
+        "an angle for each pair of {}",
+        x.len()
+    );
+    let (first, second) = x.split_at_mut(half);
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}

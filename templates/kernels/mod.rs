@@ -1,0 +1,83 @@
+//! What the kernel mechanisms share: the same files from another folder, and their cost.
+
+use synth::{
+    emit::EmitError,
+    feasibility,
+    mechanism::{Cost, Part, Site},
+    model::Model,
+    workload::Precision,
+};
+use synth_macros::Template;
+
+/// The files of one instruction set.
+pub struct Kernels {
+    /// Processor features they need, as Rust names them.
+    pub features: &'static [&'static str],
+    /// `matmul` over f32 weights.
+    pub matmul_f32: &'static str,
+    /// `matmul` over bf16 weights.
+    pub matmul_bf16: &'static str,
+    /// `attend`
+    pub attention: &'static str,
+    /// `rms_norm`
+    pub norm: &'static str,
+    /// `rotate`
+    pub rope: &'static str,
+    /// `silu_mul`
+    pub activation: &'static str,
+}
+
+/// The files of `kernels/cpu/ISA/`, with the named file as `matmul` over bf16 weights.
+macro_rules! kernels {
+    ($isa:literal, $matmul_bf16:literal, $features:expr) => {
+        $crate::kernels::Kernels {
+            features: $features,
+            matmul_f32: include_str!(concat!("../kernels/cpu/", $isa, "/matmul_f32.rs")),
+            matmul_bf16: include_str!(concat!("../kernels/cpu/", $isa, "/", $matmul_bf16)),
+            attention: include_str!(concat!("../kernels/cpu/", $isa, "/attention.rs")),
+            norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
+            rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
+            activation: include_str!(concat!("../kernels/cpu/", $isa, "/activation.rs")),
+        }
+    };
+}
+pub(crate) use kernels;
+
+#[derive(Template)]
+#[template("kernels/cpu/mod.rs.tera")]
+struct KernelsFile {
+    window: bool,
+    features: &'static [&'static str],
+}
+
+impl Kernels {
+    /// The files a crate needs, and the module that spreads them over threads.
+    pub fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        let matmul = match feasibility::precision(site.job.workload, site.job.model) {
+            Precision::F32 => self.matmul_f32,
+            Precision::Bf16 => self.matmul_bf16,
+        };
+        let driver = KernelsFile { window: site.job.model.sliding_window.is_some(), features: self.features };
+        Ok(vec![
+            Part::Rendered { path: "src/kernels/mod.rs", text: driver.render()? },
+            Part::Source { path: "src/kernels/matmul.rs", text: matmul },
+            Part::Source { path: "src/kernels/attention.rs", text: self.attention },
+            Part::Source { path: "src/kernels/norm.rs", text: self.norm },
+            Part::Source { path: "src/kernels/rope.rs", text: self.rope },
+            Part::Source { path: "src/kernels/activation.rs", text: self.activation },
+        ])
+    }
+}
+
+/// Arithmetic of one token when an instruction serves `lanes` multiply-adds.
+pub fn cost(model: &Model, lanes: f64) -> Cost {
+    Cost { bytes: 0.0, instructions: read_weights(model) / lanes }
+}
+
+/// Weights that one decoded token reads: everything but the rows of the embedding it does not look up.
+pub fn read_weights(model: &Model) -> f64 {
+    let dims = &model.dims;
+    let attention = 2 * dims.hidden * (dims.query_rows() + dims.kv_rows());
+    let mlp = 3 * dims.hidden * dims.intermediate;
+    (dims.layers * (attention + mlp) + dims.vocab * dims.hidden) as f64
+}

@@ -1,0 +1,34 @@
+//! The catalogue: every way to serve that Savile knows, one folder each.
+//!
+//! A folder holds the rule (`mod.rs`), what it emits, a README that says when it wins, and `ablation.yaml`, the
+//! traffic that isolates it. To add one: write the folder, name it here, and give it a workload that needs it.
+
+mod avx2_kernels;
+mod bf16_weights;
+mod continuous_batching;
+mod f32_weights;
+mod families;
+mod kernels;
+mod paged_kv;
+mod prefix_cache;
+mod sampling;
+mod scalar_kernels;
+mod skeleton;
+
+use synth::emit::Catalogue;
+
+/// Every mechanism, in the order in which the planner prefers equals.
+pub const CATALOGUE: Catalogue = Catalogue {
+    mechanisms: &[
+        &families::dense_decoder::DenseDecoder,
+        &f32_weights::F32Weights,
+        &bf16_weights::Bf16Weights,
+        &avx2_kernels::Avx2Kernels,
+        &scalar_kernels::ScalarKernels,
+        &paged_kv::PagedKv,
+        &continuous_batching::ContinuousBatching,
+        &prefix_cache::PrefixCache,
+        &sampling::Sampling,
+    ],
+    skeleton: skeleton::assemble,
+};

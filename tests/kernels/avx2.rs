@@ -1,0 +1,14 @@
+//! The kernels in `templates/kernels/cpu/avx2`, as an emitted crate compiles them.
+
+#[path = "../../templates/kernels/cpu/avx2/activation.rs"]
+pub mod activation;
+#[path = "../../templates/kernels/cpu/avx2/attention.rs"]
+pub mod attention;
+#[path = "../../templates/kernels/cpu/avx2/matmul_bf16.rs"]
+pub mod matmul_bf16;
+#[path = "../../templates/kernels/cpu/avx2/matmul_f32.rs"]
+pub mod matmul_f32;
+#[path = "../../templates/kernels/cpu/avx2/norm.rs"]
+pub mod norm;
+#[path = "../../templates/kernels/cpu/avx2/rope.rs"]
+pub mod rope;

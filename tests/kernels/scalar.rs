@@ -1,0 +1,14 @@
+//! The kernels in `templates/kernels/cpu/scalar`, as an emitted crate compiles them.
+
+#[path = "../../templates/kernels/cpu/scalar/activation.rs"]
+pub mod activation;
+#[path = "../../templates/kernels/cpu/scalar/attention.rs"]
+pub mod attention;
+#[path = "../../templates/kernels/cpu/scalar/matmul_bf16.rs"]
+pub mod matmul_bf16;
+#[path = "../../templates/kernels/cpu/scalar/matmul_f32.rs"]
+pub mod matmul_f32;
+#[path = "../../templates/kernels/cpu/scalar/norm.rs"]
+pub mod norm;
+#[path = "../../templates/kernels/cpu/scalar/rope.rs"]
+pub mod rope;

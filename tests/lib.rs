@@ -1,0 +1,6 @@
+//! What holds across crates.
+
+#[cfg(test)]
+mod kernels;
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,96 @@
+//! `cargo xtask docs`: the documents that are made from the code.
+
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+use clap::Parser;
+use serde_json::json;
+use synth::{axis::Axis, workload::schema};
+use templates::CATALOGUE;
+
+use crate::{
+    exit::{Exit, Failure, OrExit, Outcome},
+    repo,
+    ui::Ui,
+};
+
+/// Write the documents that are made from the code, or check that they are current.
+///
+/// `docs/workload.md` and `workloads/schema.json` come from the types of a spec, `docs/catalogue.md` from the
+/// mechanisms.
+#[derive(Parser)]
+pub struct Args {
+    /// Write nothing; exit 3 if a document is stale.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, ui: &Ui) -> Outcome {
+    let mut stale = Vec::new();
+    for (path, text) in documents() {
+        let file = repo::root().join(path);
+        if fs::read_to_string(&file).is_ok_and(|found| found == text) {
+            continue;
+        }
+        stale.push(path);
+        if !args.check {
+            fs::write(&file, text).or_exit(Exit::Internal)?;
+            ui.say("Write", path);
+        }
+    }
+    ui.print_json(&json!({"version": 1, "stale": stale, "written": !args.check}));
+    if args.check && !stale.is_empty() {
+        return Err(Failure::new(
+            Exit::Regression,
+            format!("stale: {}; run `cargo xtask docs`", stale.join(", ")),
+        ));
+    }
+    ui.print(if args.check { "documents are current" } else { "documents are written" });
+    Ok(())
+}
+
+/// Each document with its text.
+fn documents() -> [(&'static str, String); 3] {
+    [
+        ("docs/workload.md", schema::markdown()),
+        ("workloads/schema.json", schema::json()),
+        ("docs/catalogue.md", catalogue()),
+    ]
+}
+
+/// The catalogue, one row per mechanism, axis by axis.
+fn catalogue() -> String {
+    let mut text = String::from(
+        "# The catalogue\n\nMade from `templates/` by `cargo xtask docs`. An axis is a question; a plan answers each with one mechanism.\n\n\
+         | axis | mechanism | what it is | guarantee | knobs |\n|---|---|---|---|---|\n",
+    );
+    for axis in Axis::ALL {
+        for mechanism in CATALOGUE.mechanisms.iter().filter(|mechanism| mechanism.axis() == axis) {
+            let knobs: Vec<_> = mechanism
+                .knobs()
+                .iter()
+                .map(|knob| {
+                    let values: Vec<_> = knob.values.iter().map(ToString::to_string).collect();
+                    format!("`{}`: {} ({})", knob.name, knob.doc, values.join(", "))
+                })
+                .collect();
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| {axis} | [`{name}`](../{folder}/README.md) | {} | {} | {} |",
+                mechanism.summary(),
+                mechanism.guarantee(),
+                knobs.join("; "),
+                name = mechanism.name(),
+                folder = folder(mechanism.name()).display(),
+            );
+        }
+    }
+    text
+}
+
+/// Where a mechanism lives, from the root of the repository.
+fn folder(name: &str) -> PathBuf {
+    let family = PathBuf::from("templates/families").join(name);
+    if repo::root().join(&family).exists() { family } else { PathBuf::from("templates").join(name) }
+}

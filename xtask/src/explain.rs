@@ -1,0 +1,106 @@
+//! `cargo xtask explain`: each decision, its reason, its rivals and what it is predicted to cost.
+
+use clap::Parser;
+use serde_json::json;
+use synth::{
+    mechanism::{Cost, Fit},
+    planner::{self, Answer},
+    target::Isa,
+};
+use templates::CATALOGUE;
+
+use crate::{
+    exit::{Exit, OrExit, Outcome},
+    pipeline::{Asked, Decided},
+    repo::Files,
+    ui::Ui,
+};
+
+/// Show each decision of a workload's plan: its reason, its rivals, its predicted cost.
+#[derive(Parser)]
+#[command(after_help = "Example:\n  cargo xtask explain quickstart")]
+pub struct Args {
+    /// A workload of the repository, or the path of a spec.
+    workload: String,
+    /// The crate of a spec outside the repository.
+    #[arg(long, value_name = "DIR")]
+    out: Option<std::path::PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, ui: &Ui) -> Outcome {
+    let asked = Asked::read(Files::find(&args.workload, args.out.as_deref())?, ui)?;
+    let machine = harness::probe::probe(asked.workload.target.threads).or_exit(Exit::Environment)?;
+    let decided = Decided::here(&asked, &machine, ui)?;
+    let answers = planner::ask(&decided.job(&asked), CATALOGUE.mechanisms);
+    let bytes_per_second = machine.read_gb_s * 1e9;
+    let instructions_per_second = machine.fma_gflops * 1e9 / 2.0 / lanes(&machine.isas);
+    let milliseconds = |cost: Cost| cost.seconds(bytes_per_second, instructions_per_second) * 1e3;
+
+    let mut axes = Vec::new();
+    for (axis, decision) in &decided.plan.decisions {
+        ui.print(format_args!("{axis:<9} {}", decision.mechanism));
+        ui.print(format_args!("          {} (by {})", decision.reason, decision.by));
+        let mut rivals = Vec::new();
+        for Answer { mechanism, fit } in answers.iter().filter(|answer| answer.mechanism.axis() == *axis) {
+            let is_chosen = mechanism.name() == decision.mechanism;
+            match fit {
+                Fit::Yes { cost, .. } if is_chosen => ui.print(format_args!(
+                    "          predicted {:.3} ms a token: {:.2} MB read, {:.2} M instructions",
+                    milliseconds(*cost),
+                    cost.bytes / 1e6,
+                    cost.instructions / 1e6
+                )),
+                Fit::Yes { cost, .. } => {
+                    ui.print(format_args!(
+                        "          not {}: {:.3} ms a token",
+                        mechanism.name(),
+                        milliseconds(*cost)
+                    ));
+                }
+                Fit::No { why } => ui.print(format_args!("          not {}: {why}", mechanism.name())),
+            }
+            rivals.push(match fit {
+                Fit::Yes { cost, .. } => json!({
+                    "mechanism": mechanism.name(), "guarantee": mechanism.guarantee().to_string(), "fits": true,
+                    "ms_per_token": milliseconds(*cost), "bytes": cost.bytes, "instructions": cost.instructions,
+                }),
+                Fit::No { why } => json!({"mechanism": mechanism.name(), "fits": false, "why": why}),
+            });
+        }
+        axes.push(json!({
+            "axis": axis.name(), "mechanism": decision.mechanism, "knobs": decision.knobs, "reason": decision.reason,
+            "by": decision.by.to_string(), "answers": rivals,
+        }));
+    }
+    let whole = planner::cost(&decided.job(&asked), &decided.plan, CATALOGUE.mechanisms);
+    let memory = &decided.memory;
+    ui.print(format_args!(
+        "\npredicted {:.3} ms a token alone, at {:.1} GB/s and {:.0} GFLOP/s measured here",
+        milliseconds(whole),
+        machine.read_gb_s,
+        machine.fma_gflops
+    ));
+    ui.print(format_args!(
+        "memory    {:.1} MB weights, {:.1} MB in {} KV blocks, {:.1} MB scratch",
+        memory.weights as f64 / 1e6,
+        memory.kv_bytes as f64 / 1e6,
+        memory.kv_blocks,
+        memory.scratch as f64 / 1e6
+    ));
+    ui.print_json(&json!({
+        "version": 1, "name": asked.workload.name, "plan_digest": decided.plan.digest(),
+        "isa": decided.plan.isa.name(), "axes": axes, "predicted_ms_per_token": milliseconds(whole),
+        "machine": {"read_gb_s": machine.read_gb_s, "fma_gflops": machine.fma_gflops},
+    }));
+    Ok(())
+}
+
+/// f32 lanes of the widest instructions that the probe's multiply-adds used.
+fn lanes(isas: &[Isa]) -> f64 {
+    match isas.iter().max() {
+        Some(Isa::Avx512) => 16.0,
+        Some(Isa::Avx2) => 8.0,
+        _ => 1.0,
+    }
+}

@@ -117,7 +117,7 @@ pub struct Lengths {
     pub p50: usize,
     /// 99 of 100 requests are no longer than this.
     pub p99: usize,
-    /// No request is longer than this; longer ones are refused.
+    /// What memory is planned for.
     pub max: usize,
 }
 

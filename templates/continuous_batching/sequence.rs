@@ -8,7 +8,7 @@ use crate::{sample::ends, shape::BLOCK};
 pub struct Sequence {
     /// What was asked, and where the answer goes.
     pub request: Request,
-    /// The prompt, then what was generated.
+    /// The prompt, then what was sampled.
     pub tokens: Vec<u32>,
     /// Positions whose keys and values are stored.
     pub n_computed: usize,
@@ -44,7 +44,7 @@ impl Sequence {
         self.request.prompt.len() + self.request.sampling.max_tokens
     }
 
-    /// Tokens generated so far.
+    /// Tokens sampled so far.
     pub fn n_generated(&self) -> usize {
         self.tokens.len() - self.request.prompt.len()
     }

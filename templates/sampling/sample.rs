@@ -53,11 +53,11 @@ impl Sampler {
             }
         }
         if sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0 {
-            let generated = &sequence.tokens[sequence.request.prompt.len()..];
-            for token in generated {
+            let sampled = &sequence.tokens[sequence.request.prompt.len()..];
+            for token in sampled {
                 self.bent[*token as usize] -= sampling.frequency_penalty;
             }
-            self.collect_distinct(generated);
+            self.collect_distinct(sampled);
             for token in &self.candidates {
                 self.bent[*token as usize] -= sampling.presence_penalty;
             }

@@ -222,10 +222,10 @@ fn title(axis: Axis) -> &'static str {
     }
 }
 
-/// How often the whole batch may be waiting behind itself before a client is better served elsewhere.
+/// Batches that may wait behind the running one before a client is better told to come back.
 const QUEUE_ROUNDS: usize = 8;
 
-/// What bounds clients, and what the binary says of itself.
+/// What bounds clients, and how many threads answer them.
 fn server(assembly: &Assembly<'_>) -> Vec<Const> {
     let workload = assembly.job.workload;
     let traffic = &workload.traffic;
@@ -236,6 +236,7 @@ fn server(assembly: &Assembly<'_>) -> Vec<Const> {
         value: literal(value),
         why,
     };
+    let n_queued = QUEUE_ROUNDS * traffic.concurrency;
     vec![
         count("N_THREADS", workload.target.threads, "Threads that compute (`target.cpu.threads`).".into()),
         count(
@@ -245,6 +246,17 @@ fn server(assembly: &Assembly<'_>) -> Vec<Const> {
                 "Prompt and output of one sequence: {} and {} (`traffic`).",
                 traffic.prompt.max, traffic.output.max
             ),
+        ),
+        count("MAX_OUTPUT", traffic.output.max, "Tokens of an answer at most (`traffic.output.max`).".into()),
+        count(
+            "MAX_QUEUED",
+            n_queued,
+            format!("Requests that wait at most: {QUEUE_ROUNDS} batches; further ones are told when to retry."),
+        ),
+        count(
+            "MAX_QUEUED_TOKENS",
+            (n_queued * traffic.prompt.p99).max(traffic.prompt.max),
+            "Prompt tokens that wait at most: as many requests with prompts of the 99th percentile.".into(),
         ),
     ]
 }

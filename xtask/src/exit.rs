@@ -14,6 +14,8 @@ pub enum Exit {
     Regression = 3,
     /// The spec or the model folder is refused.
     Spec = 4,
+    /// The binary does not answer as the model does.
+    Proof = 5,
     /// The emitted crate does not build.
     Build = 6,
     /// This machine lacks something.

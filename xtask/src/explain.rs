@@ -10,9 +10,9 @@ use synth::{
 use templates::CATALOGUE;
 
 use crate::{
-    exit::{Exit, OrExit, Outcome},
-    pipeline::{Asked, Decided},
-    repo::Files,
+    exit::Outcome,
+    pipeline::{self, Asked, Decided},
+    repo::Named,
     ui::Ui,
 };
 
@@ -20,17 +20,14 @@ use crate::{
 #[derive(Parser)]
 #[command(after_help = "Example:\n  cargo xtask explain quickstart")]
 pub struct Args {
-    /// A workload of the repository, or the path of a spec.
-    workload: String,
-    /// The crate of a spec outside the repository.
-    #[arg(long, value_name = "DIR")]
-    out: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    named: Named,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
-    let asked = Asked::read(Files::find(&args.workload, args.out.as_deref())?, ui)?;
-    let machine = harness::probe::probe(asked.workload.target.threads).or_exit(Exit::Environment)?;
+    let asked = Asked::read(args.named.files()?, ui)?;
+    let machine = pipeline::probe(&asked, ui)?;
     let decided = Decided::here(&asked, &machine, ui)?;
     let answers = planner::ask(&decided.job(&asked), CATALOGUE.mechanisms);
     let bytes_per_second = machine.read_gb_s * 1e9;

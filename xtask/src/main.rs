@@ -4,12 +4,21 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod docs;
+mod doctor;
 mod exit;
 mod explain;
+mod model;
+mod mutants;
 mod pipeline;
+mod prove;
+mod race;
+mod reference;
 mod repo;
+mod report;
 mod serve;
+mod synth;
 mod ui;
 
 /// LLM serving binaries that are made to measure.
@@ -18,7 +27,7 @@ mod ui;
 /// decides how to serve it, emits a specialised crate, builds it, proves it against an independent oracle, and
 /// races it against the runtime you would otherwise use.
 #[derive(Parser)]
-#[command(name = "cargo xtask", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,8 +38,10 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  cargo xtask synth quickstart               spec to proven, measured binary
+  cargo xtask serve quickstart               run it
   cargo xtask explain quickstart             each decision, its reason and its cost
-  cargo xtask docs --check                   are the documents what the code says?
+  cargo xtask synth mine.yaml --out mine/    a spec and a crate outside the repository
 
 Exit codes:
   0 ok   1 internal error   2 usage   3 regression, or a stale file   4 spec or model refused
@@ -38,11 +49,16 @@ Exit codes:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show each decision of a workload's plan: its reason, its rivals, its predicted cost.
+    Synth(synth::Args),
     Explain(explain::Args),
-    /// Run a workload's binary.
+    Prove(prove::Args),
+    Bench(bench::Args),
+    Report(report::Args),
     Serve(serve::Args),
-    /// Write the documents that are made from the code, or check that they are current.
+    Model(model::Args),
+    Reference(reference::Args),
+    Doctor(doctor::Args),
+    Mutants(mutants::Args),
     Docs(docs::Args),
 }
 
@@ -50,8 +66,16 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ui = ui::Ui::new(cli.json);
     let outcome = match cli.command {
+        Command::Synth(args) => synth::run(&args, &ui),
         Command::Explain(args) => explain::run(&args, &ui),
+        Command::Prove(args) => prove::run(&args, &ui),
+        Command::Bench(args) => bench::run(&args, &ui),
+        Command::Report(args) => report::run(&args, &ui),
         Command::Serve(args) => serve::run(&args, &ui),
+        Command::Model(args) => model::run(&args, &ui),
+        Command::Reference(args) => reference::run(&args, &ui),
+        Command::Doctor(args) => doctor::run(&args, &ui),
+        Command::Mutants(args) => mutants::run(&args, &ui),
         Command::Docs(args) => docs::run(&args, &ui),
     };
     match outcome {

@@ -1,17 +1,26 @@
-//! The arrows that most commands share: spec, model, plan, crate.
+//! The arrows that most commands share, each from one thing to the next: spec, plan, crate, binary, proof.
 
-use harness::probe::Machine;
+use std::fs;
+
+use harness::{
+    build::{self, Artifact, BuildError},
+    probe::Machine,
+    prove::{self, Proof, ProveError, Verdict},
+};
 use synth::{
     axis::Axis,
+    emit::{self, EmitError, Place},
     feasibility::{self, MemoryPlan},
     mechanism::Job,
     model::Model,
     plan::Plan,
-    planner,
+    planner, reading,
+    source_tree::{FormatError, SourceTree},
     target::{Isa, MachineFacts},
     workload::{ModelSource, Workload},
 };
 use templates::CATALOGUE;
+use tokio::runtime::Runtime;
 
 use crate::{
     exit::{Exit, Failure, OrExit, Outcome},
@@ -33,17 +42,47 @@ impl Asked {
     /// Reads a spec and the model folder it names.
     pub fn read(files: Files, ui: &Ui) -> Outcome<Self> {
         let workload = Workload::read(&files.spec).or_exit(Exit::Spec)?;
+        let stem = files.spec.file_stem().unwrap_or_default();
+        if files.is_ours && stem != workload.name.as_str() {
+            let message = format!("the file is called {}; call both alike", stem.display());
+            return Err(Failure::new(Exit::Spec, workload.error("name", message)));
+        }
         let folder = match &workload.model {
             ModelSource::Path(folder) => folder.clone(),
             ModelSource::Hub { repo, revision } => {
-                ui.say("Fetch", format_args!("{repo} ({})", revision));
-                harness::hub::fetch(repo, Some(revision), &repo::target(), &|note| ui.say("Fetch", note))
-                    .or_exit(Exit::Environment)?
+                let step = ui.step("Fetch", format!("{repo} ({revision})"));
+                let fetched = harness::hub::fetch(repo, Some(revision), &repo::target(), &|note| step.note(note));
+                step.done();
+                fetched.map_err(|error| {
+                    let exit = if error.is_environment() { Exit::Environment } else { Exit::Spec };
+                    Failure::new(exit, error)
+                })?
             }
         };
-        let model = Model::read(&folder).or_exit(Exit::Spec)?;
+        let model = Model::read(&folder).map_err(|errors| missing_shape(&folder, errors))?;
         Ok(Self { files, workload, model })
     }
+
+    /// The model folder as the emitted binary names it by default: from the root of the repository where both are in
+    /// it, else in full.
+    fn model_dir(&self) -> String {
+        let root = repo::root();
+        let folder = self.model.folder.canonicalize().unwrap_or_else(|_| self.model.folder.clone());
+        match folder.strip_prefix(&root) {
+            Ok(inside) if self.files.in_workspace() => inside.display().to_string(),
+            _ => folder.display().to_string(),
+        }
+    }
+}
+
+/// The folder of a made model that is not there yet is no mistake in the spec: it has to be made.
+fn missing_shape(folder: &std::path::Path, errors: impl std::fmt::Display) -> Failure {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    if !folder.exists() && harness::model_maker::shape(&name).is_ok() {
+        let cure = format!("{} is made on demand; run `cargo xtask model {name}`", repo::shown(folder));
+        return Failure::new(Exit::Environment, cure);
+    }
+    Failure::new(Exit::Spec, errors)
 }
 
 /// What the planner may know of this machine.
@@ -55,7 +94,15 @@ pub fn facts(machine: &Machine) -> MachineFacts {
     }
 }
 
-/// A plan and the crate it describes, in memory.
+/// Measures this machine with the threads that a spec gives.
+pub fn probe(asked: &Asked, ui: &Ui) -> Outcome<Machine> {
+    let step = ui.step("Probe", "this machine");
+    let machine = harness::probe::probe(asked.workload.target.threads).or_exit(Exit::Environment)?;
+    step.done();
+    Ok(machine)
+}
+
+/// A plan, and what it reserves.
 pub struct Decided {
     /// Every decision.
     pub plan: Plan,
@@ -96,6 +143,15 @@ impl Decided {
         Self::with(asked, isa, earlier)
     }
 
+    /// Decides each axis as on the machine that planned first. Nothing of this machine is asked.
+    pub fn pinned(asked: &Asked) -> Outcome<Self> {
+        let earlier = Plan::read(&asked.files.plan).or_exit(Exit::Spec)?.ok_or_else(|| {
+            let plan = repo::shown(&asked.files.plan);
+            Failure::new(Exit::Regression, format!("{plan} is missing: nothing was decided yet"))
+        })?;
+        Self::with(asked, earlier.isa, Some(earlier))
+    }
+
     fn with(asked: &Asked, isa: Isa, earlier: Option<Plan>) -> Outcome<Self> {
         let job = Job { workload: &asked.workload, model: &asked.model, isa };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
@@ -114,6 +170,130 @@ impl Decided {
     pub fn job<'a>(&self, asked: &'a Asked) -> Job<'a> {
         Job { workload: &asked.workload, model: &asked.model, isa: self.plan.isa }
     }
+
+    /// Writes the crate in memory, and reads it as a person would.
+    pub fn emit(&self, asked: &Asked) -> Outcome<SourceTree> {
+        let place = match asked.files.in_workspace() {
+            true => Place::Workspace,
+            false => Place::Elsewhere { savile: repo::root().display().to_string() },
+        };
+        let model_dir = asked.model_dir();
+        let tree = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &model_dir, &CATALOGUE);
+        let tree = tree.map_err(|error| {
+            let exit = match &error {
+                EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => Exit::Spec,
+                EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
+                _ => Exit::Internal,
+            };
+            Failure::new(exit, error)
+        })?;
+        let findings = reading::check(&tree);
+        if findings.is_empty() {
+            return Ok(tree);
+        }
+        let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        Err(Failure::new(
+            Exit::Internal,
+            format!("the emitted crate is not fit to be read:\n{}", lines.join("\n")),
+        ))
+    }
+
+    /// Builds the crate that was written, in release mode.
+    pub fn build(&self, asked: &Asked, ui: &Ui) -> Outcome<Artifact> {
+        let crate_dir = &asked.files.crate_dir;
+        if !crate_dir.join("Cargo.toml").exists() {
+            let crate_dir = repo::shown(crate_dir);
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("{crate_dir} holds no crate yet; run `cargo xtask synth {}`", asked.workload.name),
+            ));
+        }
+        let lock = crate_dir.join("Cargo.lock");
+        if !asked.files.in_workspace() && !lock.exists() {
+            // The versions that Savile is tested with, which are also the ones at hand.
+            fs::copy(repo::root().join("Cargo.lock"), lock).or_exit(Exit::Internal)?;
+        }
+        let step = ui.step("Build", repo::shown(crate_dir));
+        let binary = build::build(crate_dir, &repo::target(), |name| step.note(name)).map_err(|error| {
+            let exit = if matches!(error, BuildError::Cargo(_)) { Exit::Environment } else { Exit::Build };
+            Failure::new(exit, error)
+        })?;
+        step.done();
+        Ok(Artifact {
+            name: asked.workload.name.clone(),
+            crate_dir: crate_dir.clone(),
+            binary_digest: build::digest(&binary).or_exit(Exit::Build)?,
+            binary,
+            model_dir: asked.model.folder.canonicalize().or_exit(Exit::Spec)?,
+            spec_digest: asked.workload.digest.clone(),
+            plan_digest: self.plan.digest(),
+            weights_digest: self.plan.weights.clone(),
+            threads: asked.workload.target.threads,
+        })
+    }
+}
+
+/// Proves a binary and keeps the proof beside its crate. A failed one is kept too, and is no proof.
+pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> Outcome<Proof> {
+    let step = ui.step("Prove", artifact.name.clone());
+    let golden = golden(asked);
+    let note = |what: &str| step.note(what);
+    let proving = prove::prove(artifact, &asked.workload, &asked.model, golden.as_deref(), &note);
+    let proof = runtime.block_on(proving).map_err(|error| {
+        let exit = if matches!(error, ProveError::Process(_)) { Exit::Proof } else { Exit::Internal };
+        Failure::new(exit, error)
+    })?;
+    proof.write(&artifact.crate_dir).or_exit(Exit::Internal)?;
+    let took = step.done();
+    if proof.verdict == Verdict::Fail {
+        let failed: Vec<_> = proof
+            .failed()
+            .map(|it| format!("  {} ({} of {}): {}", it.name, it.n_failures, it.cases, it.failures.join("; ")))
+            .collect();
+        let report = repo::shown(&artifact.crate_dir.join("proof.md"));
+        return Err(Failure::new(
+            Exit::Proof,
+            format!("{} is not proven; {report} says more\n{}", artifact.name, failed.join("\n")),
+        ));
+    }
+    ui.say("Proven", format_args!("{} in {:.1} s", proven(&proof), took.as_secs_f64()));
+    Ok(proof)
+}
+
+/// The proof of exactly this binary, if there is one beside its crate and it passed.
+pub fn standing_proof(artifact: &Artifact) -> Option<Proof> {
+    let proof = Proof::read(&artifact.crate_dir).ok()?;
+    let digests = &proof.digests;
+    let is_of_this = digests.binary == artifact.binary_digest
+        && digests.spec == artifact.spec_digest
+        && digests.plan == artifact.plan_digest
+        && digests.weights == artifact.weights_digest;
+    (proof.verdict == Verdict::Pass && is_of_this).then_some(proof)
+}
+
+/// What was proven, in a clause.
+pub fn proven(proof: &Proof) -> String {
+    format!(
+        "{} surfaces, {} sequences, {} tokens against the oracle, p99 |Δlogprob| {:.1e}",
+        proof.surfaces.len(),
+        proof.n_cases,
+        proof.n_oracle_tokens,
+        proof.measures.logprob_p99
+    )
+}
+
+/// What HF transformers says about a fixture, where that was recorded.
+fn golden(asked: &Asked) -> Option<std::path::PathBuf> {
+    let fixtures = repo::root().join("tests/fixtures");
+    let folder = asked.model.folder.canonicalize().ok()?;
+    let name = folder.strip_prefix(fixtures.join("models")).ok()?;
+    let golden = fixtures.join("goldens").join(name).with_extension("json");
+    golden.is_file().then_some(golden)
+}
+
+/// What runs the load generator and the proof's questions: one thread, since the cores belong to the servers.
+pub fn runtime() -> Outcome<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Internal)
 }
 
 /// Whether a plan's instruction set is one that the spec allows.

@@ -2,17 +2,42 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use crate::exit::{Exit, Failure, OrExit, Outcome};
 
 /// The repository this `xtask` was built from.
-pub fn root() -> &'static Path {
-    // `xtask/` stands in the root of the repository.
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+pub fn root() -> PathBuf {
+    // `xtask/` stands in the root of the repository, which was there when this was compiled.
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    root.canonicalize().unwrap_or_else(|_| root.to_owned())
 }
 
 /// The build folder that all emitted crates and reference runtimes share.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Which workload a command is about.
+#[derive(Debug, Clone, Args)]
+pub struct Named {
+    /// A workload of the repository, or the path of a spec.
+    pub workload: String,
+    /// Where the crate of a spec outside the repository is written, or was.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+impl Named {
+    /// A workload of the repository.
+    pub fn ours(name: &str) -> Self {
+        Self { workload: name.to_owned(), out: None }
+    }
+
+    /// Its files.
+    pub fn files(&self) -> Outcome<Files> {
+        Files::find(&self.workload, self.out.as_deref())
+    }
 }
 
 /// The files of one workload.
@@ -22,14 +47,20 @@ pub struct Files {
     pub spec: PathBuf,
     /// What was decided.
     pub plan: PathBuf,
+    /// What was measured.
+    pub ledger: PathBuf,
     /// What was made.
     pub crate_dir: PathBuf,
+    /// The last comparison, in every form it is read in.
+    pub reports: PathBuf,
+    /// Whether the spec is one of the repository's own.
+    pub is_ours: bool,
 }
 
 impl Files {
     /// The files of a workload named on the command line: `quickstart`, or the path of a `.yaml` file.
-    pub fn find(workload: &str, out: Option<&Path>) -> Outcome<Self> {
-        let root = root().canonicalize().or_exit(Exit::Internal)?;
+    fn find(workload: &str, out: Option<&Path>) -> Outcome<Self> {
+        let root = root();
         let is_path = workload.ends_with(".yaml") || workload.ends_with(".yml") || workload.contains('/');
         let spec = if is_path {
             PathBuf::from(workload)
@@ -39,12 +70,12 @@ impl Files {
         let spec = spec.canonicalize().map_err(|error| {
             Failure::new(
                 if is_path { Exit::Spec } else { Exit::Usage },
-                format!("{}: {error}; {}", spec.display(), known()),
+                format!("{}: {error}; the repository has {}", shown(&spec), workloads().join(", ")),
             )
         })?;
         let folder = spec.parent().unwrap_or(&root).to_owned();
         let stem = spec.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let is_ours = folder == root.join("workloads") && out.is_none();
+        let is_ours = folder == root.join("workloads");
         let crate_dir = match out {
             Some(out) => std::path::absolute(out).or_exit(Exit::Usage)?,
             None if is_ours => root.join("generated").join(&stem),
@@ -55,25 +86,39 @@ impl Files {
                 ));
             }
         };
-        Ok(Self { plan: folder.join(format!("{stem}.plan.yaml")), spec, crate_dir })
+        Ok(Self {
+            plan: folder.join(format!("{stem}.plan.yaml")),
+            ledger: folder.join("ledger").join(format!("{stem}.jsonl")),
+            reports: target().join("reports").join(&stem),
+            spec,
+            crate_dir,
+            is_ours,
+        })
     }
-}
 
-/// The workloads of the repository, for a message.
-fn known() -> String {
-    format!("the repository has {}", workloads().join(", "))
+    /// Whether the crate is a member of the repository's workspace.
+    pub fn in_workspace(&self) -> bool {
+        self.crate_dir.parent() == Some(&root().join("generated"))
+    }
 }
 
 /// The names of the workloads in the repository.
 pub fn workloads() -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(root().join("workloads"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter_map(|name| name.strip_suffix(".yaml").map(str::to_owned))
-        .filter(|name| !name.ends_with(".plan"))
-        .collect();
+    names(&root().join("workloads"), |name| {
+        name.strip_suffix(".yaml").filter(|name| !name.ends_with(".plan")).map(str::to_owned)
+    })
+}
+
+/// The names of the emitted crates in the repository.
+pub fn crates() -> Vec<String> {
+    let generated = root().join("generated");
+    names(&generated, |name| generated.join(name).join("Cargo.toml").exists().then(|| name.to_owned()))
+}
+
+fn names(folder: &Path, name: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.filter_map(|entry| name(&entry.file_name().into_string().ok()?)).collect();
     names.sort();
     names
 }

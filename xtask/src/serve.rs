@@ -5,8 +5,9 @@ use std::{os::unix::process::CommandExt, process::Command};
 use clap::Parser;
 
 use crate::{
-    exit::{Exit, Failure, OrExit, Outcome},
-    repo::{self, Files},
+    exit::{Exit, Failure, Outcome},
+    pipeline::{Asked, Decided},
+    repo::{self, Named},
     ui::Ui,
 };
 
@@ -18,11 +19,8 @@ use crate::{
     after_help = "Examples:\n  cargo xtask serve quickstart\n  cargo xtask serve quickstart -- --listen 127.0.0.1:9000"
 )]
 pub struct Args {
-    /// A workload of the repository, or the path of a spec.
-    workload: String,
-    /// The crate of a spec outside the repository.
-    #[arg(long, value_name = "DIR")]
-    out: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    named: Named,
     /// Flags for the binary, after `--`.
     #[arg(last = true)]
     flags: Vec<String>,
@@ -30,21 +28,8 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
-    let files = Files::find(&args.workload, args.out.as_deref())?;
-    if !files.crate_dir.join("Cargo.toml").exists() {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!(
-                "{} holds no crate yet; run `cargo xtask synth {}`",
-                repo::shown(&files.crate_dir),
-                args.workload
-            ),
-        ));
-    }
-    let step = ui.step("Build", repo::shown(&files.crate_dir));
-    let binary = harness::build::build(&files.crate_dir, &repo::target(), |name| step.note(name))
-        .or_exit(Exit::Build)?;
-    step.done();
+    let asked = Asked::read(args.named.files()?, ui)?;
+    let binary = Decided::pinned(&asked)?.build(&asked, ui)?.binary;
     let error = Command::new(binary).args(&args.flags).current_dir(repo::root()).exec();
     Err(Failure::new(Exit::Internal, format!("cannot run the binary: {error}")))
 }

@@ -60,9 +60,23 @@ impl Ui {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         } else {
+            // A log shows that something long began.
+            self.say(verb, &what);
             ProgressBar::hidden()
         };
         Step { bar, what, started: Instant::now() }
+    }
+
+    /// Starts a step whose length is known, in bytes: a bar on a terminal, one line in a log.
+    pub fn bar(&self, verb: &'static str, what: impl Into<String>) -> Step {
+        let step = self.step(verb, what);
+        step.bar.set_style(
+            ProgressStyle::with_template(
+                "{prefix:>12.cyan.bold} {bar:30} {bytes} of {total_bytes}, {eta} left {wide_msg}",
+            )
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        step
     }
 
     /// Reports a failure and returns its exit code.
@@ -88,6 +102,12 @@ impl Step {
     /// Shows what the step is busy with.
     pub fn note(&self, detail: &str) {
         self.bar.set_message(format!("{}: {detail}", self.what));
+    }
+
+    /// Shows how far a step of known length has come.
+    pub fn reached(&self, n: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(n);
     }
 
     /// Ends the step and says how long it took.

@@ -73,7 +73,7 @@ pub fn build(
     mut on_crate: impl FnMut(&str),
 ) -> Result<PathBuf, BuildError> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--message-format=json-diagnostic-rendered-ansi", "--quiet"])
+        .args(["build", "--release", "--message-format=json", "--quiet"])
         .arg("--manifest-path")
         .arg(crate_dir.join("Cargo.toml"))
         .arg("--target-dir")

@@ -71,7 +71,7 @@ pub enum ProveError {
 ///
 /// `model` is the folder the plan was made for; the binary serves `artifact.model_dir`, which must hold the same
 /// bytes. `golden` is what HF transformers says about the model, where that was recorded. A binary that answers
-/// wrongly, or not at all, gets a failed [`Proof`].
+/// wrongly, or not at all, gets a failed [`Proof`]. `progress` is told what is being checked.
 ///
 /// # Errors
 /// When the binary does not start, the oracle cannot read the model, or a file cannot be read.
@@ -80,10 +80,11 @@ pub async fn prove(
     workload: &Workload,
     model: &Model,
     golden: Option<&Path>,
+    progress: &dyn Fn(&str),
 ) -> Result<Proof, ProveError> {
     let listen = free_port()?;
     let server = Server::start(launch(artifact, listen)).await?;
-    let proof = question(server.addr(), artifact, workload, model, golden).await;
+    let proof = question(server.addr(), artifact, (workload, model, golden), progress).await;
     server.stop().await?;
     proof
 }
@@ -92,10 +93,10 @@ pub async fn prove(
 async fn question(
     addr: SocketAddr,
     artifact: &Artifact,
-    workload: &Workload,
-    model: &Model,
-    golden: Option<&Path>,
+    (workload, model, golden): (&Workload, &Model, Option<&Path>),
+    progress: &dyn Fn(&str),
 ) -> Result<Proof, ProveError> {
+    progress("asking the oracle");
     let oracle = Oracle::open(&model.folder)?;
     let golden = golden.map(Golden::read).transpose()?;
     let samples = workload.samples()?;
@@ -109,7 +110,7 @@ async fn question(
             routes.case("before", None);
             proof.n_cases = exam.cases.len();
             proof.n_oracle_tokens = exam.checked().map(|(_, truth, _)| truth.logprobs.len()).sum();
-            examine(&exam, workload, golden.as_ref(), &mut proof).await;
+            examine(&exam, (workload, golden.as_ref()), &mut proof, progress).await;
             proof.surfaces.push(identity::identity(&exam.subject, artifact).await);
             routes.case("after", subject::get(&exam.subject.client, "/health").await.err());
         }
@@ -135,23 +136,32 @@ fn launch(artifact: &Artifact, listen: SocketAddr) -> Launch {
 }
 
 /// Every surface, in the order of the report.
-async fn examine(exam: &Exam, workload: &Workload, golden: Option<&Golden>, proof: &mut Proof) {
+async fn examine(
+    exam: &Exam,
+    (workload, golden): (&Workload, Option<&Golden>),
+    proof: &mut Proof,
+    progress: &dyn Fn(&str),
+) {
     let tolerance = workload.tolerance;
     let surfaces = &mut proof.surfaces;
+    progress("against the oracle");
     surfaces.push(compare::greedy(exam, tolerance, &mut proof.measures));
     let forced = compare::force(exam).await;
     surfaces.push(compare::teacher_forced(exam, &forced, tolerance, &mut proof.measures));
     if exam.subject.has_completions {
         surfaces.push(compare::rescored(exam, &forced));
     }
+    progress("in company, in pieces, found in the cache");
     surfaces.extend(laws::company(exam).await);
     surfaces.push(laws::chunked(exam).await);
     surfaces.push(laws::repeated(exam).await);
     surfaces.extend(laws::nearly_shared(exam).await);
+    progress("streamed, drawn, counted");
     surfaces.push(laws::streamed(exam).await);
     surfaces.extend(laws::choices(exam).await);
     surfaces.extend(sampling::seeded(exam).await);
     surfaces.push(laws::counted(exam).await);
+    progress("under pressure");
     surfaces.push(pressure::overload(exam).await);
     surfaces.extend(pressure::shared_blocks(exam).await);
     if let Some(golden) = golden {

@@ -13,7 +13,7 @@ pub mod sweep;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -24,7 +24,7 @@ use synth::workload::Precision;
 use crate::load::Wire;
 use crate::process::Launch;
 
-pub use candle::Candle;
+pub use candle::{Candle, build_candle};
 pub use llama_cpp::{LlamaCpp, install_llama_cpp};
 
 /// Loading and warming a model must end within this time.
@@ -37,6 +37,9 @@ pub trait Reference: Sync {
 
     /// The version that is pinned.
     fn version(&self) -> &'static str;
+
+    /// Whether its program is there.
+    fn is_installed(&self, target_dir: &Path) -> bool;
 
     /// Makes the program and the model ready. `progress` is told what is being done, a line at a time.
     ///
@@ -83,8 +86,13 @@ pub struct Job {
 impl Job {
     /// Where a reference keeps what it made.
     pub(crate) fn home(&self, name: &str) -> PathBuf {
-        self.target_dir.join("references").join(name)
+        home(&self.target_dir, name)
     }
+}
+
+/// Where a reference keeps what it made.
+fn home(target_dir: &Path, name: &str) -> PathBuf {
+    target_dir.join("references").join(name)
 }
 
 /// A reference that is ready to be started.

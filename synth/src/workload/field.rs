@@ -164,7 +164,7 @@ pub(super) const FIELDS: &[Field] = &[
         path: "traffic.prompt.max",
         kind: TOKENS,
         need: Need::Required,
-        doc: "Longest prompt that is accepted; at least `p99`.",
+        doc: "Longest prompt that memory is planned for; at least `p99`. Prompt and output of a request together are refused beyond `prompt.max` + `output.max`.",
     },
     Field { path: "traffic.output", kind: Kind::Map, need: Need::Required, doc: "Output lengths, tokens." },
     Field {

@@ -119,7 +119,7 @@ fn shape(model: &Model) -> Vec<Part> {
     let (query, kv) = (dims.query_rows(), dims.kv_rows());
     vec![
         Part::count("HIDDEN", dims.hidden, "Width of the residual stream (`hidden_size`)."),
-        Part::count("N_LAYERS", dims.layers, "Layers (`num_hidden_layers`)."),
+        Part::count("N_LAYERS", dims.layers, "Layers of attention and MLP (`num_hidden_layers`)."),
         Part::count("HEAD_DIM", dims.head_dim, "Channels of one head (`head_dim`)."),
         Part::count("N_KV_HEADS", dims.kv_heads, "Key and value heads (`num_key_value_heads`)."),
         Part::count(
@@ -130,7 +130,7 @@ fn shape(model: &Model) -> Vec<Part> {
         Part::count("Q_WIDTH", query, "All query heads side by side."),
         Part::count("KV_WIDTH", kv, "All key heads side by side."),
         Part::count("INTERMEDIATE", dims.intermediate, "Width inside the MLP (`intermediate_size`)."),
-        Part::count("VOCAB", dims.vocab, "Tokens (`vocab_size`)."),
+        Part::count("VOCAB", dims.vocab, "Tokens that there are (`vocab_size`)."),
         Part::Const {
             name: "NORM_EPS",
             ty: "f32",

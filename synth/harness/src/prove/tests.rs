@@ -40,7 +40,7 @@ async fn prove_stand_in(flaw: Flaw) -> Proof {
         threads: 2,
     };
     let addr = StandIn::start(&artifact, &folder, flaw).await;
-    question(addr, &artifact, &workload, &model, None).await.expect("there is a proof")
+    question(addr, &artifact, (&workload, &model, None), &|_| ()).await.expect("there is a proof")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,15 +1,18 @@
 //! candle-transformers, behind the small server in `references/candle`. It needs nothing but cargo.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use synth::workload::Precision;
 
 use super::{
-    Job, Knob, Prepared, READY_WITHIN, Reference, ReferenceError, Settings, arguments, steps, thread_counts,
+    Job, Knob, Prepared, READY_WITHIN, Reference, ReferenceError, Settings, arguments, home, steps,
+    thread_counts,
 };
 use crate::load::Wire;
 use crate::process::Launch;
+
+const NAME: &str = "candle";
 
 /// The server's crate, which is no part of the workspace.
 const CRATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/references/candle");
@@ -18,24 +21,40 @@ const CRATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/references/candle");
 #[derive(Debug, Clone, Copy)]
 pub struct Candle;
 
+/// Builds candle's server under `<target>/references/candle`, and returns the program.
+///
+/// # Errors
+/// When it does not build, or the folder cannot be made.
+pub fn build_candle(target_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf, ReferenceError> {
+    let home = home(target_dir, NAME);
+    std::fs::create_dir_all(&home).map_err(|source| ReferenceError::File { path: home.clone(), source })?;
+    let program = program(target_dir);
+    if !program.is_file() {
+        progress("building candle (once; about five minutes of CPU)");
+    }
+    steps::build_crate("building candle", Path::new(CRATE), &home, progress)?;
+    Ok(program)
+}
+
+fn program(target_dir: &Path) -> PathBuf {
+    home(target_dir, NAME).join("release/candle-reference")
+}
+
 impl Reference for Candle {
     fn name(&self) -> &'static str {
-        "candle"
+        NAME
     }
 
     fn version(&self) -> &'static str {
         "0.11.1"
     }
 
+    fn is_installed(&self, target_dir: &Path) -> bool {
+        program(target_dir).is_file()
+    }
+
     fn prepare(&self, job: &Job, progress: &dyn Fn(&str)) -> Result<Prepared, ReferenceError> {
-        let home = job.home(self.name());
-        std::fs::create_dir_all(&home)
-            .map_err(|source| ReferenceError::File { path: home.clone(), source })?;
-        let program = home.join("release/candle-reference");
-        if !program.is_file() {
-            progress("building candle (once; about five minutes of CPU)");
-        }
-        steps::build_crate("building candle", Path::new(CRATE), &home, progress)?;
+        let program = build_candle(&job.target_dir, progress)?;
         Ok(Prepared { program, model: job.model_dir.clone() })
     }
 

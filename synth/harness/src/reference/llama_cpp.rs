@@ -3,7 +3,7 @@
 mod install;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use synth::model::{Family, Model};
 
@@ -29,6 +29,10 @@ impl Reference for LlamaCpp {
 
     fn version(&self) -> &'static str {
         install::VERSION
+    }
+
+    fn is_installed(&self, target_dir: &Path) -> bool {
+        install::installed(target_dir).is_some()
     }
 
     fn prepare(&self, job: &Job, progress: &dyn Fn(&str)) -> Result<Prepared, ReferenceError> {

@@ -48,7 +48,7 @@ fn moves_are_kept_for_clear_gains_only() {
 
 #[test]
 fn recorded_flags_name_no_machine() {
-    let args = ["--model", "/home/x", "--threads", "2", "--host", "127.0.0.1", "--port", "9", "--offline"];
+    let args = ["--model", "models/x", "--threads", "2", "--host", "127.0.0.1", "--port", "9", "--offline"];
     assert_eq!(portable(&args.map(OsString::from)), ["--threads", "2", "--offline"]);
 }
 

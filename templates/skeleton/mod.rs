@@ -251,7 +251,9 @@ fn server(assembly: &Assembly<'_>) -> Vec<Const> {
         count(
             "MAX_QUEUED",
             n_queued,
-            format!("Requests that wait at most: {QUEUE_ROUNDS} batches; further ones are told when to retry."),
+            format!(
+                "Requests that wait at most: {QUEUE_ROUNDS} batches; further ones are told when to retry."
+            ),
         ),
         count(
             "MAX_QUEUED_TOKENS",

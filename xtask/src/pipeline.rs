@@ -51,7 +51,8 @@ impl Asked {
             ModelSource::Path(folder) => folder.clone(),
             ModelSource::Hub { repo, revision } => {
                 let step = ui.step("Fetch", format!("{repo} ({revision})"));
-                let fetched = harness::hub::fetch(repo, Some(revision), &repo::target(), &|note| step.note(note));
+                let fetched =
+                    harness::hub::fetch(repo, Some(revision), &repo::target(), &|note| step.note(note));
                 step.done();
                 fetched.map_err(|error| {
                     let exit = if error.is_environment() { Exit::Environment } else { Exit::Spec };
@@ -181,7 +182,9 @@ impl Decided {
         let tree = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &model_dir, &CATALOGUE);
         let tree = tree.map_err(|error| {
             let exit = match &error {
-                EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => Exit::Spec,
+                EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => {
+                    Exit::Spec
+                }
                 EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
                 _ => Exit::Internal,
             };
@@ -248,7 +251,9 @@ pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> 
     if proof.verdict == Verdict::Fail {
         let failed: Vec<_> = proof
             .failed()
-            .map(|it| format!("  {} ({} of {}): {}", it.name, it.n_failures, it.cases, it.failures.join("; ")))
+            .map(|it| {
+                format!("  {} ({} of {}): {}", it.name, it.n_failures, it.cases, it.failures.join("; "))
+            })
             .collect();
         let report = repo::shown(&artifact.crate_dir.join("proof.md"));
         return Err(Failure::new(

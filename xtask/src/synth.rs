@@ -69,7 +69,8 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     match &args.workload {
         None => check_all(ui),
         Some(workload) => {
-            let asked = Asked::read(Named { workload: workload.clone(), out: args.out.clone() }.files()?, ui)?;
+            let asked =
+                Asked::read(Named { workload: workload.clone(), out: args.out.clone() }.files()?, ui)?;
             if args.check {
                 return check_all_of(&[asked], ui);
             }
@@ -221,7 +222,8 @@ fn check_all_of(all: &[Asked], ui: &Ui) -> Outcome {
     for asked in all {
         let decided = Decided::pinned(asked)?;
         let plan = fs::read_to_string(&asked.files.plan).or_exit(Exit::Internal)?;
-        let mut differs: Vec<_> = decided.emit(asked)?.diff(&asked.files.crate_dir).or_exit(Exit::Internal)?;
+        let mut differs: Vec<_> =
+            decided.emit(asked)?.diff(&asked.files.crate_dir).or_exit(Exit::Internal)?;
         differs.iter().for_each(|difference| ui.print(&difference.unified));
         let mut files: Vec<_> = differs.drain(..).map(|it| it.path).collect();
         if plan != decided.plan.to_yaml() {
@@ -239,6 +241,9 @@ fn check_all_of(all: &[Asked], ui: &Ui) -> Outcome {
     }
     Err(Failure::new(
         Exit::Regression,
-        format!("not what the generator makes; run `cargo xtask synth NAME --stop emit`\n{}", stale.join("\n")),
+        format!(
+            "not what the generator makes; run `cargo xtask synth NAME --stop emit`\n{}",
+            stale.join("\n")
+        ),
     ))
 }

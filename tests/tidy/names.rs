@@ -26,6 +26,7 @@ pub fn findings(repository: &Repository) -> Vec<String> {
     for file in &repository.files {
         if is_ours(&file.path) {
             findings.extend(dead_names(repository, file));
+            findings.extend(dead_commands(repository, file));
         }
     }
     findings
@@ -86,6 +87,20 @@ fn dead_names(repository: &Repository, file: &File) -> Vec<String> {
     findings
 }
 
+/// Every `cargo xtask COMMAND` that a reader may type is a file of `xtask/`.
+fn dead_commands(repository: &Repository, file: &File) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (line, content) in file.text.as_deref().unwrap_or_default().lines().enumerate() {
+        for rest in content.split("cargo xtask ").skip(1) {
+            let command = rest.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default();
+            if !command.is_empty() && !repository.has(&format!("xtask/src/{command}.rs")) {
+                findings.push(format!("{}:{}: there is no `cargo xtask {command}`", file.path, line + 1));
+            }
+        }
+    }
+    findings
+}
+
 /// Whether this is a path that begins in a folder we have, and is no pattern.
 fn is_of_the_repository(repository: &Repository, path: &str) -> bool {
     let Some((first, _)) = path.split_once('/') else { return false };
@@ -116,12 +131,16 @@ fn planted_faults_are_found() {
     let repository = Repository::of(&[
         ("ARCHITECTURE.md", map),
         ("Cargo.toml", "members = [\"synth\", \"synth/rt\", \"generated/*\"]\nexclude = [\"x\"]\n"),
-        ("docs/ledger.md", "`seed`, and id\n"),
+        (
+            "docs/ledger.md",
+            "`seed`, and id\n\n$ cargo xtask bench X | cargo xtask gone, cargo xtask --help\n",
+        ),
         ("synth/harness/src/ledger.rs", entry),
         ("synth/lib.rs", "fn plan() {}"),
         ("synth/notes.md", "`synth/gone.rs`"),
         ("templates/here/mod.rs", ""),
         ("templates/lost/mod.rs", ""),
+        ("xtask/src/bench.rs", ""),
     ]);
     super::assert_findings(
         &findings(&repository),
@@ -131,6 +150,7 @@ fn planted_faults_are_found() {
             "docs/ledger.md: explain `id` of `Entry`",
             "ARCHITECTURE.md:2: `synth/gone.rs`",
             "ARCHITECTURE.md:2: `synth/lib.rs::gone`",
+            "docs/ledger.md:3: there is no `cargo xtask gone`",
         ],
     );
     super::assert_findings(&findings(&Repository::of(&[])), &["ARCHITECTURE.md: missing"]);

@@ -71,20 +71,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         }));
     }
     let whole = planner::cost(&decided.job(&asked), &decided.plan, CATALOGUE.mechanisms);
-    let memory = &decided.memory;
-    ui.print(format_args!(
-        "\npredicted {:.3} ms a token alone, at {:.1} GB/s and {:.0} GFLOP/s measured here",
-        milliseconds(whole),
-        machine.read_gb_s,
-        machine.fma_gflops
-    ));
-    ui.print(format_args!(
-        "memory    {:.1} MB weights, {:.1} MB in {} KV blocks, {:.1} MB scratch",
-        memory.weights as f64 / 1e6,
-        memory.kv_bytes as f64 / 1e6,
-        memory.kv_blocks,
-        memory.scratch as f64 / 1e6
-    ));
+    ui.print(format_args!("reserved  {}", pipeline::reserved(&asked, &decided.memory)));
     ui.print_json(&json!({
         "version": 1, "name": asked.workload.name, "plan_digest": decided.plan.digest(),
         "isa": decided.plan.isa.name(), "axes": axes, "predicted_ms_per_token": milliseconds(whole),

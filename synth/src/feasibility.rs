@@ -246,7 +246,8 @@ traffic:
             }
             let workload = Workload::read(&path).unwrap_or_else(|errors| panic!("{errors}"));
             // A model of real size is made on demand, and its header with it.
-            let is_committed = |folder: &std::path::Path| !folder.components().any(|it| it.as_os_str() == "target");
+            let is_committed =
+                |folder: &std::path::Path| !folder.components().any(|it| it.as_os_str() == "target");
             if let crate::workload::ModelSource::Path(folder) = &workload.model
                 && is_committed(folder)
             {

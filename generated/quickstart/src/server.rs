@@ -21,7 +21,7 @@ use rt::{
     openai, operations,
     request::{QueueBound, queue},
     serve::serve,
-    state::{Build, Keys, Limits, Service, State},
+    state::{Build, Defaults, Keys, Limits, Service, State},
     tokenizer::Tokenizer,
 };
 
@@ -66,6 +66,10 @@ const LIMITS: Limits = Limits {
     stall_time: Duration::from_secs(30),
 };
 
+/// How a request is sampled that does not say otherwise: as the model's makers do (`generation_config.json`).
+const DEFAULTS: Defaults =
+    Defaults { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0, repetition_penalty: 1.0 };
+
 /// The model's chat template, fixed here: no request and no folder can bring another.
 const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
 
@@ -88,6 +92,7 @@ impl Server {
             model: NAME,
             build: BUILD,
             limits: LIMITS,
+            defaults: DEFAULTS,
             eos: EOS,
             tokenizer: Tokenizer::open(args.model.join("tokenizer.json"))?,
             template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),

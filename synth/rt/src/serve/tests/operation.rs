@@ -162,7 +162,8 @@ fn a_lost_engine_fails_requests_and_health() {
 
 #[test]
 fn draining_finishes_what_runs_and_refuses_the_rest() {
-    let mut server = Server::start(Script { step: Duration::from_millis(20), ..Script::default() });
+    // The answer takes seconds, so that a busy machine asks its questions before it ends.
+    let mut server = Server::start(Script { step: Duration::from_millis(120), ..Script::default() });
     let body = json!({ "prompt": "x", "max_tokens": 40, "ignore_eos": true, "stream": true }).to_string();
     let mut running = server.connect();
     running.write_all(request_bytes(TEXT, &body, "").as_bytes()).expect("sent");

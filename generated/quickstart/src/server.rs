@@ -47,7 +47,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "572ff689db798457bc50f80fdbdfe44800af0dab129786f413184e29bc72a1c9",
-    plan_digest: "7d9fd25cd3d2eeb0be61681eff8a0338997599fe5168c943671f1af9036e623d",
+    plan_digest: "db5efb02e414ffcd4b3cdec934c4409876298f83c1629ffa788a1eda1e9f353b",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 

@@ -33,11 +33,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+mod patient;
+
 use crate::{
+    body::STUCK,
     error::ApiError,
     log::{Entry, survive, write_line},
     state::{Phase, State},
 };
+use patient::Patient;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Of a request's head, and of the buffer it is read into.
@@ -154,7 +158,8 @@ async fn accept(
 /// Serves one connection until its end, or until the server drains and its request is answered.
 async fn connect(stream: TcpStream, service: Router, state: State) {
     let service = TowerToHyperService::new(service);
-    let mut connection = pin!(protocol(&state).serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Patient::new(stream, STUCK));
+    let mut connection = pin!(protocol(&state).serve_connection(stream, service));
     tokio::select! {
         // How a connection broke is its client's affair.
         _ = connection.as_mut() => return,
@@ -166,7 +171,8 @@ async fn connect(stream: TcpStream, service: Router, state: State) {
 /// Answers one request of a connection that came while the server drains: with 503, unless it asks how it does.
 async fn turn_away(stream: TcpStream, service: Router, state: State) {
     let service = TowerToHyperService::new(service);
-    let _ = protocol(&state).keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    let stream = TokioIo::new(Patient::new(stream, STUCK));
+    let _ = protocol(&state).keep_alive(false).serve_connection(stream, service).await;
 }
 
 fn protocol(state: &State) -> http1::Builder {

@@ -81,8 +81,12 @@ fn collect(root: &Path, folder: &str, files: &mut Vec<File>) {
         let entry = entry.expect("a folder of the checkout can be listed");
         let name = entry.file_name().into_string().expect("a file name of the checkout is UTF-8");
         let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+        // In a second working tree `.git` is a file, and names a folder of this machine.
+        if BUILT.contains(&name.as_str()) {
+            continue;
+        }
         let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
-        if metadata.is_dir() && !BUILT.contains(&name.as_str()) {
+        if metadata.is_dir() {
             collect(root, &path, files);
         } else if metadata.is_file() {
             let n_bytes = metadata.len();

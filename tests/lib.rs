@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod kernels;
 #[cfg(test)]
+mod openai;
+#[cfg(test)]
 mod tidy;

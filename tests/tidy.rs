@@ -83,7 +83,7 @@ fn collect(root: &Path, folder: &str, files: &mut Vec<File>) {
         let entry = entry.expect("a folder of the checkout can be listed");
         let name = entry.file_name().into_string().expect("a file name of the checkout is UTF-8");
         let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
-        // In a second worktree `.git` is a file.
+        // In a second working tree `.git` is a file, and names a folder of this machine.
         if BUILT.contains(&name.as_str()) {
             continue;
         }

@@ -1,14 +1,8 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use axum::{
     Router,
     routing::{get, post},
@@ -20,8 +14,8 @@ use rt::{
     metrics::{CacheShape, Metrics},
     openai, operations,
     request::{QueueBound, queue},
-    serve::serve,
-    state::{Build, Keys, Limits, Service, State},
+    serve::Front,
+    state::{Build, Defaults, Keys, Limits, Service, State},
     tokenizer::Tokenizer,
 };
 
@@ -47,7 +41,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "093942e2203e78d90f99d26935e1f6348df849b9983955f037b394939b9de314",
-    plan_digest: "515cbe24d49d19a32752b4f349138726d5eaef470482f11aadb4325f9f65cb42",
+    plan_digest: "91ed848e1303d911de813ffbee4575faab30317b8ceb83350aa343854b9239be",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };
 
@@ -66,51 +60,47 @@ const LIMITS: Limits = Limits {
     stall_time: Duration::from_secs(30),
 };
 
+/// How a request is sampled that does not say otherwise: as the model's makers do (`generation_config.json`).
+const DEFAULTS: Defaults =
+    Defaults { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0, repetition_penalty: 1.0 };
+
 /// The model's chat template, fixed here: no request and no folder can bring another.
 const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
 
-/// A server that is ready: the address is taken, the weights are mapped, all memory is there, the engine runs.
-pub struct Server {
-    listener: TcpListener,
-    state: State,
+/// Makes everything ready: takes the address, maps the weights, takes all memory, starts the engine.
+pub fn open(args: &Args) -> anyhow::Result<Front> {
+    let listener = TcpListener::bind(args.listen).map_err(|error| {
+        anyhow!("cannot listen on {}: {error}; --listen takes another address", args.listen)
+    })?;
+    let metrics =
+        Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
+    let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
+    let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
+    let (tokenizer, model) = read(&args.model)
+        .map_err(|error| anyhow!("{error}; --model names the folder that this binary was built for"))?;
+    let state = State::new(Service {
+        model: NAME,
+        build: BUILD,
+        limits: LIMITS,
+        defaults: DEFAULTS,
+        eos: EOS,
+        tokenizer,
+        template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
+        outbox,
+        metrics: Arc::clone(&metrics),
+        keys: args.api_key_file.as_ref().map_or_else(|| Ok(Keys::default()), Keys::read)?,
+    });
+    let engine = Engine::new(model, inbox, metrics);
+    // It ends when the last handler has let go of the queue.
+    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    state.set_ready();
+    Ok(Front::new(listener, routes(), state)?)
 }
 
-impl Server {
-    /// Makes everything ready.
-    pub fn open(args: &Args) -> anyhow::Result<Self> {
-        let listener =
-            TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
-        let metrics =
-            Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
-        let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
-        let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
-        let state = State::new(Service {
-            model: NAME,
-            build: BUILD,
-            limits: LIMITS,
-            eos: EOS,
-            tokenizer: Tokenizer::open(args.model.join("tokenizer.json"))?,
-            template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
-            outbox,
-            metrics: Arc::clone(&metrics),
-            keys: args.api_key_file.as_ref().map_or_else(|| Ok(Keys::default()), Keys::read)?,
-        });
-        let engine = Engine::new(Model::open(&Checkpoint::open(&args.model)?)?, inbox, metrics);
-        // It ends when the last handler has let go of the queue.
-        thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
-        state.set_ready();
-        Ok(Self { listener, state })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Serves until the process is told to stop.
-    pub fn run(self) -> anyhow::Result<()> {
-        Ok(serve(self.listener, routes(), self.state)?)
-    }
+/// What the model folder holds.
+fn read(folder: &Path) -> anyhow::Result<(Tokenizer, Model)> {
+    let checkpoint = Checkpoint::open(folder)?;
+    Ok((Tokenizer::open(folder.join("tokenizer.json"))?, Model::open(&checkpoint)?))
 }
 
 /// The routes that exist.

@@ -3,21 +3,23 @@
 use std::{fmt::Write as _, fs, path::PathBuf};
 
 use clap::Parser;
+use harness::ledger;
 use serde_json::json;
 use synth::{axis::Axis, workload::schema};
 use templates::CATALOGUE;
 
 use crate::{
     exit::{Exit, Failure, OrExit, Outcome},
-    repo,
+    repo::{self, Named},
     ui::Ui,
 };
 
 /// Write the documents that are made from the code, or check that they are current.
 ///
 /// `docs/workload.md` and `workloads/schema.json` come from the types of a spec, `docs/catalogue.md` from the
-/// mechanisms.
+/// mechanisms, and the table of results in `README.md` from the last full race in each ledger.
 #[derive(Parser)]
+#[command(after_help = "Examples:\n  cargo xtask docs\n  cargo xtask docs --check")]
 pub struct Args {
     /// Write nothing; exit 3 if a document is stale.
     #[arg(long)]
@@ -27,7 +29,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let mut stale = Vec::new();
-    for (path, text) in documents() {
+    for (path, text) in documents()? {
         let file = repo::root().join(path);
         if fs::read_to_string(&file).is_ok_and(|found| found == text) {
             continue;
@@ -50,12 +52,30 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
 }
 
 /// Each document with its text.
-fn documents() -> [(&'static str, String); 3] {
-    [
+fn documents() -> Outcome<[(&'static str, String); 4]> {
+    Ok([
         ("docs/workload.md", schema::markdown()),
         ("workloads/schema.json", schema::json()),
         ("docs/catalogue.md", catalogue()),
-    ]
+        ("README.md", readme()?),
+    ])
+}
+
+/// What stands around the table of results in the README.
+const RESULTS: [&str; 2] = ["<!-- made from the ledgers by `cargo xtask docs` -->\n", "<!-- end -->\n"];
+
+/// The README as it is, with its table of results made anew.
+fn readme() -> Outcome<String> {
+    let text = fs::read_to_string(repo::root().join("README.md")).or_exit(Exit::Internal)?;
+    let [before, after] = RESULTS;
+    let parts = text.split_once(before).and_then(|(head, rest)| Some((head, rest.split_once(after)?.1)));
+    let (head, tail) = parts
+        .ok_or_else(|| Failure::new(Exit::Internal, "README.md: the marks around the results are gone"))?;
+    let ledgers: Vec<_> = repo::workloads()
+        .iter()
+        .map(|name| ledger::read(&Named::ours(name).files()?.ledger).or_exit(Exit::Internal))
+        .collect::<Outcome<_>>()?;
+    Ok(format!("{head}{before}{}{after}{tail}", ledger::results(&ledgers)))
 }
 
 /// The catalogue, one row per mechanism, axis by axis.

@@ -3,6 +3,8 @@
 //! Ratios from different machines can stand in one table; milliseconds only beside those of the same machine. A line
 //! names everything that made it: spec, plan, weights, binary, proof, references with their flags, machine, noise.
 
+mod results;
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,6 +18,8 @@ use synth::workload::Metric;
 use crate::bench::{Comparison, Depth, Host, Measured, Noise, RooflineFraction, Side, Versus};
 use crate::prove::{Digests, Proof, Verdict as ProofVerdict};
 use crate::stats::Verdict;
+
+pub use results::results;
 
 /// The version of a line. A reader refuses any other.
 pub const VERSION: u32 = 1;

@@ -1,0 +1,170 @@
+//! The table of results that the README shows: the last full race of each workload, lost loads beside won ones.
+
+use std::fmt::Write as _;
+
+use synth::workload::Metric;
+
+use super::{Entry, Figure, Race};
+use crate::bench::Depth;
+use crate::stats::Verdict;
+
+/// The loads of a full race, each with the quantity that it is run for.
+const LOADS: [(&str, &str, Quantity); 5] = [
+    ("decode_c1", "decode, 1 in flight: TPOT p50", Quantity::Latency(Metric::TpotP50)),
+    ("closed_", "decode, all in flight: time per token", Quantity::MsPerToken),
+    ("prefill", "prefill, 1 in flight: TTFT p50", Quantity::Latency(Metric::TtftP50)),
+    ("traffic", "the spec's traffic: TPOT p50", Quantity::Latency(Metric::TpotP50)),
+    ("traffic", "the spec's traffic: TTFT p99", Quantity::Latency(Metric::TtftP99)),
+];
+
+#[derive(Clone, Copy)]
+enum Quantity {
+    Latency(Metric),
+    MsPerToken,
+}
+
+/// The last full race of each of these ledgers, as Markdown; empty where there is none.
+#[must_use]
+pub fn results(ledgers: &[Vec<Entry>]) -> String {
+    let last = |entries: &Vec<Entry>| entries.iter().rev().find(|entry| entry.depth == Depth::Full).cloned();
+    let races: Vec<Entry> = ledgers.iter().filter_map(last).collect();
+    let mut names: Vec<&str> =
+        races.iter().flat_map(|entry| entry.references.iter().map(Race::name)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&races, &names, &mut text);
+    text
+}
+
+fn write(races: &[Entry], names: &[&str], text: &mut String) -> std::fmt::Result {
+    if races.is_empty() {
+        return Ok(());
+    }
+    let heads: Vec<String> = names.iter().map(|name| format!("own ÷ {name}")).collect();
+    writeln!(text, "| workload, load | own | {} |", heads.join(" | "))?;
+    writeln!(text, "|---|--:|{}", "---|".repeat(names.len()))?;
+    for entry in races {
+        for (cell, what, quantity) in LOADS {
+            let figure = |name: &&str| {
+                let race = entry.references.iter().find(|race| race.name() == *name)?;
+                race.figure(cell, quantity)
+            };
+            let figures: Vec<Option<Figure>> = names.iter().map(figure).collect();
+            let own = figures.iter().flatten().next().map_or("–".to_owned(), |it| milliseconds(it.own_ms));
+            let ratios: Vec<String> = figures.iter().map(|it| it.map_or("–".to_owned(), ratio)).collect();
+            writeln!(text, "| `{}`, {what} | {own} | {} |", entry.workload, ratios.join(" | "))?;
+        }
+    }
+    text.push('\n');
+    for entry in races {
+        write_facts(entry, text)?;
+    }
+    Ok(())
+}
+
+/// What a reader needs to weigh the rows of one workload.
+fn write_facts(entry: &Entry, text: &mut String) -> std::fmt::Result {
+    let versions: Vec<String> = entry
+        .references
+        .iter()
+        .map(|race| {
+            format!(
+                "{} {} (`{}`)",
+                race.reference.name,
+                race.reference.version,
+                race.reference.flags.join(" ")
+            )
+        })
+        .collect();
+    let first_token = entry
+        .own
+        .first_token_ms
+        .map_or(String::new(), |ms| format!("exec to first token {}, ", milliseconds(ms)));
+    let roofline = entry.roofline.map_or(String::new(), |it| {
+        format!(
+            ", {:.0} % of the read bandwidth of {:.1} GB/s when decoding alone",
+            100.0 * it.fraction,
+            it.roofline.read_gb_s
+        )
+    });
+    let foreign = entry
+        .noise
+        .foreign_share
+        .map_or(String::new(), |share| format!(", others used {:.0} % of the CPU", 100.0 * share));
+    writeln!(
+        text,
+        "- `{}`: entry {} of {}, {} with {} cores{foreign}; {first_token}{:.0} MiB at the peak{roofline}. Against {}.",
+        entry.workload,
+        entry.id,
+        entry.at,
+        entry.host.cpu,
+        entry.host.cores,
+        entry.own.peak_rss_bytes as f64 / f64::from(1 << 20),
+        versions.join(", ")
+    )
+}
+
+impl Race {
+    fn name(&self) -> &str {
+        &self.reference.name
+    }
+
+    /// The figure of a cell whose name begins so; `None` where it is void.
+    fn figure(&self, cell: &str, quantity: Quantity) -> Option<Figure> {
+        let (_, cell) = self.cells.iter().find(|(name, _)| name.starts_with(cell))?;
+        match quantity {
+            Quantity::Latency(metric) => cell.metrics.get(&metric).copied(),
+            Quantity::MsPerToken => cell.ms_per_token,
+        }
+    }
+}
+
+fn milliseconds(ms: f64) -> String {
+    match ms {
+        ms if ms >= 10_000.0 => format!("{:.1} s", ms / 1e3),
+        ms if ms >= 100.0 => format!("{ms:.0} ms"),
+        ms if ms >= 1.0 => format!("{ms:.1} ms"),
+        ms => format!("{ms:.3} ms"),
+    }
+}
+
+fn ratio(figure: Figure) -> String {
+    let [lo, mid, hi] = figure.ratio;
+    let verdict = match figure.verdict {
+        Verdict::Faster => "faster",
+        Verdict::Slower => "**slower**",
+        Verdict::NoEvidence => "no evidence",
+    };
+    format!("{mid:.2} [{lo:.2} … {hi:.2}] {verdict}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::tests::{comparison, proof};
+    use crate::ledger::{Provenance, append, read};
+    use crate::prove::Verdict as ProofVerdict;
+
+    #[test]
+    fn the_last_full_race_is_shown_with_every_reference() {
+        let path = std::env::temp_dir().join(format!("savile-{}-results.jsonl", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut race = comparison();
+        for depth in [Depth::Full, Depth::Quick] {
+            race.budget.depth = depth;
+            append(&path, &race, &proof("aa", ProofVerdict::Pass), &Provenance::default()).expect("appended");
+        }
+        let text = results(&[read(&path).expect("a ledger"), Vec::new()]);
+        assert!(
+            text.starts_with(
+                "| workload, load | own | own ÷ candle | own ÷ llama.cpp |\n|---|--:|---|---|\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("decode, 1 in flight: TPOT p50 |") && text.contains("faster"), "{text}");
+        assert!(text.contains(": entry 1 of "), "the quick race after it is not shown: {text}");
+        assert_eq!(results(&[Vec::new()]), "");
+    }
+}

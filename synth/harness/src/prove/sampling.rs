@@ -14,7 +14,10 @@ const N_SEEDS: u64 = 8;
 const N_TOKENS: usize = 64;
 
 /// Flattens the choice between two tokens enough to see how it is made.
-const TEMPERATURE: f64 = 1.5;
+const WARM: f64 = 1.5;
+
+/// Sharpens it, so that a server which takes one temperature for another is far from the odds.
+const COOL: f64 = 0.3;
 
 /// A statistic further out than this is a fault: by chance once in two million proofs.
 const SIGMAS: f64 = 5.0;
@@ -22,14 +25,14 @@ const SIGMAS: f64 = 5.0;
 /// The same seed draws the same tokens whatever else runs, and another seed draws others.
 pub(super) async fn seeded(exam: &Exam) -> Vec<Surface> {
     let n_tokens = N_TOKENS.min(exam.subject.output_max);
-    let ask = |seed: u64| {
+    let ask = |seed: u64, temperature: f64| {
         let case = &exam.cases[0];
-        let keys = json!({ "temperature": TEMPERATURE, "top_k": 2, "seed": seed, "max_tokens": n_tokens });
+        let keys = json!({ "temperature": temperature, "top_k": 2, "seed": seed, "max_tokens": n_tokens });
         case.ask.with(keys)
     };
     let mut together = Vec::new();
-    for _ in 0..2 {
-        let asks: Vec<Ask> = (0..N_SEEDS).map(ask).collect();
+    for temperature in [WARM, WARM, COOL] {
+        let asks: Vec<Ask> = (0..N_SEEDS).map(|seed| ask(seed, temperature)).collect();
         together.push(send_all(&exam.subject.client, asks, exam.subject.concurrency, Duration::ZERO).await);
     }
     let mut check = Check::new("seeded", "the same seed draws the same tokens, alone and at any load");
@@ -37,11 +40,11 @@ pub(super) async fn seeded(exam: &Exam) -> Vec<Surface> {
         let [first, second] = [&together[0][seed as usize], &together[1][seed as usize]];
         check.case(&format!("seed {seed} twice at once"), chosen_difference(first, second));
         if seed < 2 {
-            let alone = ask(seed).send(&exam.subject.client).await;
+            let alone = ask(seed, WARM).send(&exam.subject.client).await;
             check.case(&format!("seed {seed} alone"), chosen_difference(first, &alone));
         }
     }
-    vec![check.done(), drawn(&together[0])]
+    vec![check.done(), drawn(&together[0], &together[2])]
 }
 
 fn chosen_difference(a: &Result<Answer, Fault>, b: &Result<Answer, Fault>) -> Option<String> {
@@ -52,23 +55,28 @@ fn chosen_difference(a: &Result<Answer, Fault>, b: &Result<Answer, Fault>) -> Op
 }
 
 /// With two candidates each draw is a coin whose odds the answer itself reports. The coins must be fair to those
-/// odds, and neither positions nor seeds may share one.
-fn drawn(answers: &[Result<Answer, Fault>]) -> Surface {
+/// odds, warm and cool, and neither positions nor seeds may share one.
+fn drawn(warm: &[Result<Answer, Fault>], cool: &[Result<Answer, Fault>]) -> Surface {
     let mut check =
         Check::new("drawn", "tokens are drawn with their odds, anew at each position and for each seed");
-    let mut sequences = Vec::new();
-    for (seed, answer) in answers.iter().enumerate() {
-        match answer.as_ref().map_err(Fault::clone).and_then(|answer| coins(&answer.choices[0])) {
-            Ok(coins) => sequences.push(coins),
-            Err(fault) => check.case(&format!("seed {seed}"), Some(fault)),
+    let mut read = |answers: &[Result<Answer, Fault>], temperature: f64| {
+        let mut sequences = Vec::new();
+        for (seed, answer) in answers.iter().enumerate() {
+            match answer.as_ref().map_err(Fault::clone).and_then(|it| coins(&it.choices[0], temperature)) {
+                Ok(coins) => sequences.push(coins),
+                Err(fault) => check.case(&format!("seed {seed}"), Some(fault)),
+            }
         }
-    }
+        sequences
+    };
+    let sequences = read(warm, WARM);
+    let cool: Vec<Coin> = read(cool, COOL).into_iter().flatten().collect();
     let single: Vec<Coin> = sequences.iter().flatten().copied().collect();
     let neighbours = sequences.iter().flat_map(|coins| coins.iter().zip(&coins[1..]));
     let positions: Vec<Coin> = neighbours.map(|(a, b)| a.times(*b)).collect();
     let pairs = sequences.iter().zip(sequences.iter().skip(1));
     let seeds: Vec<Coin> = pairs.flat_map(|(a, b)| a.iter().zip(b)).map(|(a, b)| a.times(*b)).collect();
-    let statistics = [("odds", single), ("positions", positions), ("seeds", seeds)];
+    let statistics = [("odds", single), ("cool odds", cool), ("positions", positions), ("seeds", seeds)];
     let mut seen = Vec::new();
     for (name, coins) in statistics {
         let sigmas = sigmas(&coins);
@@ -103,7 +111,7 @@ fn sigmas(coins: &[Coin]) -> f64 {
 }
 
 /// Each drawn token as a coin that falls on the likelier candidate.
-fn coins(choice: &Choice) -> Result<Vec<Coin>, Fault> {
+fn coins(choice: &Choice, temperature: f64) -> Result<Vec<Coin>, Fault> {
     let coin = |position: &super::ask::Position| {
         let [(first, likelier), (second, other), ..] = position.top[..] else {
             return Err("fewer than two likeliest tokens are reported".to_owned());
@@ -111,7 +119,7 @@ fn coins(choice: &Choice) -> Result<Vec<Coin>, Fault> {
         if ![first, second].contains(&position.token) {
             return Err(format!("top_k 2 drew {}, the candidates are {first} and {second}", position.token));
         }
-        let odds = 1.0 / (1.0 + ((other - likelier) / TEMPERATURE).exp());
+        let odds = 1.0 / (1.0 + ((other - likelier) / temperature).exp());
         let fell = f64::from(u8::from(position.token == first));
         Ok(Coin { residual: fell - odds, variance: odds * (1.0 - odds) })
     };
@@ -125,10 +133,10 @@ mod tests {
     use crate::random::Random;
 
     /// Sequences as a server would answer them: `uniform` gives the random number of a seed and a position.
-    fn answers(uniform: impl Fn(u64, u64) -> f64) -> Vec<Result<Answer, Fault>> {
+    fn answers(temperature: f64, uniform: impl Fn(u64, u64) -> f64) -> Vec<Result<Answer, Fault>> {
         let position = |seed, position| {
             let gap = Random::new(seed * 1000 + position).uniform() * 2.0;
-            let odds = 1.0 / (1.0 + (-gap / TEMPERATURE).exp());
+            let odds = 1.0 / (1.0 + (-gap / temperature).exp());
             let token = if uniform(seed, position) < odds { 5 } else { 9 };
             let top = vec![(5, -0.5), (9, -0.5 - gap)];
             super::super::ask::Position { token, logprob: Some(-0.5), top }
@@ -141,7 +149,7 @@ mod tests {
     }
 
     fn failed(uniform: impl Fn(u64, u64) -> f64) -> Vec<String> {
-        drawn(&answers(uniform)).failures
+        drawn(&answers(WARM, &uniform), &answers(COOL, &uniform)).failures
     }
 
     #[test]
@@ -153,5 +161,7 @@ mod tests {
         assert!(
             failed(|seed, position| fresh(seed, position).sqrt()).iter().any(|it| it.starts_with("odds"))
         );
+        let tepid = drawn(&answers(1.0, fresh), &answers(1.0, fresh)).failures;
+        assert!(tepid.iter().any(|it| it.starts_with("cool odds")), "{tepid:?}");
     }
 }

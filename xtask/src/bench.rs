@@ -38,7 +38,10 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let artifact = decided.build(&asked, ui)?;
     let proof = pipeline::standing_proof(&artifact).ok_or_else(|| {
         let name = &asked.workload.name;
-        Failure::new(Exit::Proof, format!("{name} as built now is not proven; run `cargo xtask prove {name}`"))
+        Failure::new(
+            Exit::Proof,
+            format!("{name} as built now is not proven; run `cargo xtask prove {name}`"),
+        )
     })?;
     let runtime = pipeline::runtime()?;
     let raced =

@@ -18,7 +18,9 @@ use crate::{
 /// The probe measures read bandwidth and f32 multiply-adds, on which every predicted cost and every distance to the
 /// roofline stands. Takes about a second.
 #[derive(Parser)]
-#[command(after_help = "Examples:\n  cargo xtask doctor\n  cargo xtask doctor --threads 1 --json\n\nExit code 7 if something is missing that synthesis needs.")]
+#[command(
+    after_help = "Examples:\n  cargo xtask doctor\n  cargo xtask doctor --threads 1 --json\n\nExit code 7 if something is missing that synthesis needs."
+)]
 pub struct Args {
     /// Threads that measure together; all cores unless given.
     #[arg(long)]
@@ -36,12 +38,25 @@ struct Tool {
 
 const TOOLS: [Tool; 5] = [
     Tool { name: "cargo", args: &["--version"], needed_for: "building emitted crates", is_required: true },
-    Tool { name: "rustfmt", args: &["--version"], needed_for: "formatting emitted crates", is_required: true },
-    Tool { name: "cc", args: &["--version"], needed_for: "linking, and the tokenizer's C code", is_required: true },
+    Tool {
+        name: "rustfmt",
+        args: &["--version"],
+        needed_for: "formatting emitted crates",
+        is_required: true,
+    },
+    Tool {
+        name: "cc",
+        args: &["--version"],
+        needed_for: "linking, and the tokenizer's C code",
+        is_required: true,
+    },
     Tool { name: "c++", args: &["--version"], needed_for: "building llama.cpp", is_required: false },
     Tool {
         name: "python3",
-        args: &["-c", "import venv, ensurepip, sys; print('Python', sys.version.split()[0], 'with venv and pip')"],
+        args: &[
+            "-c",
+            "import venv, ensurepip, sys; print('Python', sys.version.split()[0], 'with venv and pip')",
+        ],
         needed_for: "fetching llama.cpp and its build tools",
         is_required: false,
     },
@@ -54,8 +69,17 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let machine = probe::probe(threads).or_exit(Exit::Environment)?;
     step.done();
     let isas: Vec<_> = machine.isas.iter().map(|isa| isa.name()).collect();
-    ui.print(format_args!("processor   {}, {} cores, kernels for {}", machine.cpu, machine.n_cores, isas.join(", ")));
-    ui.print(format_args!("memory      {}, last cache {}", Bytes(machine.memory_bytes), Bytes(machine.cache_bytes as u64)));
+    ui.print(format_args!(
+        "processor   {}, {} cores, kernels for {}",
+        machine.cpu,
+        machine.n_cores,
+        isas.join(", ")
+    ));
+    ui.print(format_args!(
+        "memory      {}, last cache {}",
+        Bytes(machine.memory_bytes),
+        Bytes(machine.cache_bytes as u64)
+    ));
     ui.print(format_args!(
         "reaches     {:.1} GB/s read, {:.0} GFLOP/s f32, {threads} threads together",
         machine.read_gb_s, machine.fma_gflops
@@ -82,7 +106,9 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         let is_installed = reference.is_installed(&repo::target());
         let state = match is_installed {
             true => format!("{} is built", reference.version()),
-            false => format!("{} is not built; `cargo xtask reference {}`", reference.version(), reference.name()),
+            false => {
+                format!("{} is not built; `cargo xtask reference {}`", reference.version(), reference.name())
+            }
         };
         ui.print(format_args!("{:<11} {state}", reference.name()));
         references.insert(reference.name().to_owned(), json!(is_installed));
@@ -98,6 +124,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
 
 /// What a tool says it is, if it works.
 fn version(tool: &Tool) -> Option<String> {
-    let output = Command::new(tool.name).args(tool.args).output().ok().filter(|output| output.status.success())?;
+    let output =
+        Command::new(tool.name).args(tool.args).output().ok().filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }

@@ -61,11 +61,13 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     };
     let base = repo::root().join("tests/fixtures/models/quickstart");
     let step = ui.bar("Write", repo::shown(&folder));
-    model_maker::make(shape, args.seed, precision, &base, &folder, &mut |written, total| step.reached(written, total))
-        .map_err(|error| {
-            let exit = if matches!(error, MakeError::File { .. }) { Exit::Environment } else { Exit::Internal };
-            Failure::new(exit, error)
-        })?;
+    model_maker::make(shape, args.seed, precision, &base, &folder, &mut |written, total| {
+        step.reached(written, total)
+    })
+    .map_err(|error| {
+        let exit = if matches!(error, MakeError::File { .. }) { Exit::Environment } else { Exit::Internal };
+        Failure::new(exit, error)
+    })?;
     let took = step.done();
     // What was made is read as anybody's folder would be.
     let model = Model::read(&folder).or_exit(Exit::Internal)?;

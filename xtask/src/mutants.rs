@@ -43,7 +43,9 @@ pub struct Args {
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let chosen = chosen(&args.only)?;
     let Some(workload) = args.workload.as_ref().filter(|_| !args.list) else {
-        chosen.iter().for_each(|it| ui.print(format_args!("{:<22} {}; {} fails", it.name, it.what, it.surface)));
+        chosen
+            .iter()
+            .for_each(|it| ui.print(format_args!("{:<22} {}; {} fails", it.name, it.what, it.surface)));
         ui.print_json(&json!({"version": 1, "faults": chosen.iter().map(|it| it.name).collect::<Vec<_>>()}));
         return Ok(());
     };
@@ -56,13 +58,17 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         let caught = trial.catches(mutant)?;
         let place = format!("{:>2}/{}", idx + 1, chosen.len());
         match &caught {
-            Ok(surfaces) => ui.print(format_args!("{place} {:<22} caught by {}", mutant.name, surfaces.join(", "))),
+            Ok(surfaces) => {
+                ui.print(format_args!("{place} {:<22} caught by {}", mutant.name, surfaces.join(", ")))
+            }
             Err(why) => {
                 ui.print(format_args!("{place} {:<22} LIVES: {why}", mutant.name));
                 alive.push(mutant.name);
             }
         }
-        results.push(json!({"fault": mutant.name, "caught_by": caught.as_ref().ok(), "lives": caught.as_ref().err()}));
+        results.push(
+            json!({"fault": mutant.name, "caught_by": caught.as_ref().ok(), "lives": caught.as_ref().err()}),
+        );
     }
     ui.print_json(&json!({"version": 1, "workload": asked.workload.name, "faults": results}));
     if alive.is_empty() {
@@ -74,7 +80,10 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
 
 fn chosen(only: &[String]) -> Outcome<Vec<&'static Mutant>> {
     if let Some(unknown) = only.iter().find(|name| !MUTANTS.iter().any(|mutant| mutant.name == **name)) {
-        return Err(Failure::new(Exit::Usage, format!("there is no fault {unknown}; `--list` shows those there are")));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("there is no fault {unknown}; `--list` shows those there are"),
+        ));
     }
     let is_chosen = |mutant: &&Mutant| only.is_empty() || only.iter().any(|name| name == mutant.name);
     Ok(MUTANTS.iter().filter(is_chosen).collect())
@@ -103,13 +112,17 @@ impl Trial<'_> {
                 Exit::Proof,
                 format!("the crate without a fault is not proven:\n{}", proof.markdown()),
             )),
-            Err(why) => Err(Failure::new(Exit::Proof, format!("the crate without a fault does not serve: {why}"))),
+            Err(why) => {
+                Err(Failure::new(Exit::Proof, format!("the crate without a fault does not serve: {why}")))
+            }
         }
     }
 
     /// The surfaces that failed, the expected one among them; or why the fault lives.
     fn catches(&self, mutant: &Mutant) -> Outcome<Result<Vec<String>, String>> {
-        let planted = mutant.plant(&self.asked.files.crate_dir, &self.asked.model, &self.folder()).or_exit(Exit::Internal)?;
+        let planted = mutant
+            .plant(&self.asked.files.crate_dir, &self.asked.model, &self.folder())
+            .or_exit(Exit::Internal)?;
         let proof = self.proof(&planted.crate_dir, &planted.model_dir)?;
         if let Plant::Source { .. } = mutant.plant {
             // The next fault starts from the crate as it is.
@@ -128,9 +141,14 @@ impl Trial<'_> {
     }
 
     /// Builds and proves a copy. A server that does not start is no proof, and says so.
-    fn proof(&self, crate_dir: &std::path::Path, model_dir: &std::path::Path) -> Outcome<Result<Proof, String>> {
+    fn proof(
+        &self,
+        crate_dir: &std::path::Path,
+        model_dir: &std::path::Path,
+    ) -> Outcome<Result<Proof, String>> {
         let step = self.ui.step("Prove", repo::shown(crate_dir));
-        let binary = build::build(crate_dir, &self.folder().join("target"), |name| step.note(name)).or_exit(Exit::Build)?;
+        let binary = build::build(crate_dir, &self.folder().join("target"), |name| step.note(name))
+            .or_exit(Exit::Build)?;
         let artifact = Artifact {
             name: self.asked.workload.name.clone(),
             crate_dir: crate_dir.to_owned(),

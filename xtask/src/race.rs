@@ -83,8 +83,7 @@ pub fn race(
     let contenders = contenders(asked, &job, rules, runtime, ui)?;
 
     let n_positions = workload.traffic.prompt.p50 + workload.traffic.output.p50 / 2;
-    let bytes_per_token =
-        decode_bytes(&asked.model, precision.bytes(), size_of::<f32>() as u64, n_positions);
+    let bytes_per_token = decode_bytes(&asked.model, precision.bytes(), size_of::<f32>() as u64, n_positions);
     let race = bench::Job {
         workload,
         context,
@@ -167,15 +166,22 @@ fn contender(
     let prepared = reference.prepare(job, &note)?;
     let sweep = runtime.block_on(sweep::tune(reference, &prepared, job, &note))?;
     note("asking it what the oracle was asked");
-    let agreement =
-        runtime.block_on(agreement::check(reference, &prepared, job, &sweep.chosen, expected)).map_err(|reason| {
-            ReferenceError::Unsupported { name: reference.name(), model: job.model_dir.clone(), reason }
+    let agreement = runtime
+        .block_on(agreement::check(reference, &prepared, job, &sweep.chosen, expected))
+        .map_err(|reason| ReferenceError::Unsupported {
+            name: reference.name(),
+            model: job.model_dir.clone(),
+            reason,
         })?;
     step.done();
     let (agreeing, all) = (agreement.n_agreeing, agreement.n_prompts);
     if agreeing == 0 {
         let reason = format!("it computes another model: {}", agreement.first.unwrap_or_default());
-        return Err(ReferenceError::Unsupported { name: reference.name(), model: job.model_dir.clone(), reason });
+        return Err(ReferenceError::Unsupported {
+            name: reference.name(),
+            model: job.model_dir.clone(),
+            reason,
+        });
     }
     let differs = agreement.first.map_or(String::new(), |first| format!(" ({first})"));
     ui.say(

@@ -27,7 +27,10 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     if entries.is_empty() {
         ui.print(format_args!("{} holds nothing yet", repo::shown(&files.ledger)));
     } else {
-        ui.print(format_args!("{:>4}  {:<20}  {:<12}  {:<24}  verdict", "id", "at", "reference", "own ÷ reference"));
+        ui.print(format_args!(
+            "{:>4}  {:<20}  {:<12}  {:<24}  verdict",
+            "id", "at", "reference", "own ÷ reference"
+        ));
     }
     for entry in &entries {
         let (reference, ratio) = match entry.ratio() {
@@ -43,7 +46,10 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     }
     let report = files.reports.join("report.html");
     if report.is_file() {
-        ui.print(format_args!("\nThe last comparison: {}, and .md, .txt, .json beside it", repo::shown(&report)));
+        ui.print(format_args!(
+            "\nThe last comparison: {}, and .md, .txt, .json beside it",
+            repo::shown(&report)
+        ));
     }
     ui.print_json(&json!({"version": 1, "ledger": files.ledger, "entries": entries, "report": report.is_file().then_some(report)}));
     Ok(())

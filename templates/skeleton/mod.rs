@@ -19,7 +19,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let about = about(assembly);
     let savile = match assembly.place {
         Place::Workspace => "../..",
-        Place::Elsewhere { savile } => savile,
+        Place::Elsewhere { savile } => &savile.replace('\\', r"\\").replace('"', r#"\""#),
     };
     let manifest = Manifest {
         name: &job.workload.name,
@@ -46,7 +46,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let server = Server {
         name: &job.workload.name,
         about: &about,
-        model_dir: assembly.model_dir,
+        model_dir: literal_text(Some(assembly.model_dir)),
         spec_digest: &job.workload.digest,
         plan_digest: assembly.plan.digest(),
         weights_digest: &assembly.plan.weights,
@@ -110,7 +110,7 @@ struct Main<'a> {
 struct Server<'a> {
     name: &'a str,
     about: &'a str,
-    model_dir: &'a str,
+    model_dir: String,
     spec_digest: &'a str,
     plan_digest: String,
     weights_digest: &'a str,
@@ -177,7 +177,8 @@ fn decisions(assembly: &Assembly<'_>) -> Vec<Row> {
                 axis: axis.name(),
                 mechanism: decision.mechanism.clone(),
                 knobs: (!knobs.is_empty()).then(|| knobs.join(", ")),
-                reason: decision.reason.clone(),
+                // A bar would end the cell.
+                reason: decision.reason.replace('|', "\\|"),
             }
         })
         .collect()
@@ -251,7 +252,9 @@ fn server(assembly: &Assembly<'_>) -> Vec<Const> {
         count(
             "MAX_QUEUED",
             n_queued,
-            format!("Requests that wait at most: {QUEUE_ROUNDS} batches; further ones are told when to retry."),
+            format!(
+                "Requests that wait at most: {QUEUE_ROUNDS} batches; further ones are told when to retry."
+            ),
         ),
         count(
             "MAX_QUEUED_TOKENS",

@@ -4,6 +4,8 @@
 //! traffic that isolates it. To add one: write the folder, name it here, and give it a workload that needs it.
 
 mod avx2_kernels;
+mod avx512_bf16_dot_kernels;
+mod avx512_kernels;
 mod bf16_weights;
 mod continuous_batching;
 mod f32_weights;
@@ -23,6 +25,8 @@ pub const CATALOGUE: Catalogue = Catalogue {
         &families::dense_decoder::DenseDecoder,
         &f32_weights::F32Weights,
         &bf16_weights::Bf16Weights,
+        &avx512_kernels::Avx512Kernels,
+        &avx512_bf16_dot_kernels::Avx512Bf16DotKernels,
         &avx2_kernels::Avx2Kernels,
         &scalar_kernels::ScalarKernels,
         &paged_kv::PagedKv,

@@ -4,6 +4,7 @@
 //! `cargo test -p savile-tests kernels -- --nocapture`.
 
 mod avx2;
+mod avx512;
 mod scalar;
 mod table;
 
@@ -72,8 +73,10 @@ fn wrong_cell<W: Weight>(
             let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(w.to_f32()));
             let (truth, magnitude): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
             let got = f64::from(y[row * n_cols + col]);
-            // A lane adds k / 8 products (mul and add round apart where there is no FMA), then three sums.
-            let bound = (matmul.input_error + (k as f64 / 8.0 + 5.0) * HALF_ULP) * magnitude;
+            // A lane adds its share of the products (mul and add round apart where there is no FMA), then come three
+            // sums of eight lanes or four of sixteen.
+            let n_sums = k as f64 / matmul.n_lanes as f64 + 5.0;
+            let bound = (matmul.input_error + n_sums * HALF_ULP) * magnitude;
             if got.is_nan() || (got - truth).abs() > bound {
                 return Some(format!("k {k}, cell ({row}, {col}): {got} for {truth} ± {bound}"));
             }
@@ -85,12 +88,14 @@ fn wrong_cell<W: Weight>(
 /// The first way in which a cell of y depends on more than its row and its weights.
 fn dependence<W: Weight>(matmul: &table::Product<W>) -> Option<String> {
     const N_COLS: usize = 27;
+    /// Every way in which a kernel may cut rows into strips: six, four, two, one.
+    const MAX_ROWS: usize = 13;
     let k = matmul.k;
     let mut values = Values(k as u64);
-    let x = values.many(9 * k);
+    let x = values.many(MAX_ROWS * k);
     let w: Vec<W> = values.many(N_COLS * k).into_iter().map(W::from_f32).collect();
     let alone: Vec<Vec<f32>> = x.chunks(k).map(|x| product(matmul.run, k, x, &w, &[])).collect();
-    for n_rows in 1..=9 {
+    for n_rows in 1..=MAX_ROWS {
         if product(matmul.run, k, &x[..n_rows * k], &w, &[]) != alone[..n_rows].concat() {
             return Some(format!("k {k}: {n_rows} rows differ from each alone"));
         }
@@ -100,7 +105,7 @@ fn dependence<W: Weight>(matmul: &table::Product<W>) -> Option<String> {
             return Some(format!("k {k}: {n_rows} rows in another order differ"));
         }
     }
-    for n_rows in [1, 2, 7] {
+    for n_rows in [1, 2, 13] {
         for cut in 0..=N_COLS {
             if product(matmul.run, k, &x[..n_rows * k], &w, &[cut]) != alone[..n_rows].concat() {
                 return Some(format!("k {k}: {n_rows} rows differ when the columns are cut at {cut}"));
@@ -115,20 +120,12 @@ fn matmul_is_the_sum_of_products() {
     for isa in isas() {
         for (rows, cols) in [(1, 1), (1, 8), (1, 13), (2, 3), (3, 9), (4, 12), (5, 7), (9, 26), (16, 5)] {
             for matmul in &isa.matmul_f32 {
-                assert_eq!(
-                    wrong_cell(matmul, rows, cols, 1),
-                    None,
-                    "{}: {rows} rows, {cols} columns, f32",
-                    isa.name
-                );
+                let wrong = wrong_cell(matmul, rows, cols, 1);
+                assert_eq!(wrong, None, "{} {}: {rows} rows, {cols} columns", isa.name, matmul.name);
             }
             for matmul in &isa.matmul_bf16 {
-                assert_eq!(
-                    wrong_cell(matmul, rows, cols, 2),
-                    None,
-                    "{}: {rows} rows, {cols} columns, bf16",
-                    isa.name
-                );
+                let wrong = wrong_cell(matmul, rows, cols, 2);
+                assert_eq!(wrong, None, "{} {}: {rows} rows, {cols} columns", isa.name, matmul.name);
             }
         }
     }
@@ -138,10 +135,10 @@ fn matmul_is_the_sum_of_products() {
 fn a_cell_depends_on_its_row_and_its_weights_alone() {
     for isa in isas() {
         for matmul in &isa.matmul_f32 {
-            assert_eq!(dependence(matmul), None, "{}: f32", isa.name);
+            assert_eq!(dependence(matmul), None, "{} {}", isa.name, matmul.name);
         }
         for matmul in &isa.matmul_bf16 {
-            assert_eq!(dependence(matmul), None, "{}: bf16", isa.name);
+            assert_eq!(dependence(matmul), None, "{} {}", isa.name, matmul.name);
         }
     }
 }

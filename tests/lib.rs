@@ -11,6 +11,8 @@ mod hostile;
 #[cfg(test)]
 mod kernels;
 #[cfg(test)]
+mod openai;
+#[cfg(test)]
 mod scratch;
 #[cfg(test)]
 mod tidy;

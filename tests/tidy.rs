@@ -4,6 +4,7 @@
 
 mod documents;
 mod files;
+mod names;
 mod rooms;
 
 use std::{
@@ -18,6 +19,7 @@ fn the_house_is_in_order() {
     findings.extend(rooms::findings(&repository));
     findings.extend(files::findings(&repository));
     findings.extend(documents::findings(&repository));
+    findings.extend(names::findings(&repository));
     findings.sort();
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
@@ -81,8 +83,12 @@ fn collect(root: &Path, folder: &str, files: &mut Vec<File>) {
         let entry = entry.expect("a folder of the checkout can be listed");
         let name = entry.file_name().into_string().expect("a file name of the checkout is UTF-8");
         let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+        // In a second working tree `.git` is a file, and names a folder of this machine.
+        if BUILT.contains(&name.as_str()) {
+            continue;
+        }
         let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
-        if metadata.is_dir() && !BUILT.contains(&name.as_str()) {
+        if metadata.is_dir() {
             collect(root, &path, files);
         } else if metadata.is_file() {
             let n_bytes = metadata.len();

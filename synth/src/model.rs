@@ -43,6 +43,8 @@ pub struct Model {
     pub tied: bool,
     /// Number format of the matrices on disk; `F32` where they differ, since it loses nothing.
     pub stored: Dtype,
+    /// How a request is sampled that does not say otherwise.
+    pub sampling: Sampling,
     /// Ids that end an answer, ascending.
     pub eos: Vec<u32>,
     /// Id that begins a text, where the model has one.
@@ -58,6 +60,28 @@ pub struct Model {
     /// Weight files, by name.
     pub weights: Vec<ShardFile>,
     digests: OnceLock<Digests>,
+}
+
+/// How the model's makers sample it (`generation_config.json`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Nucleus; 1 keeps all.
+    pub top_p: f64,
+    /// Keep this many; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// Keep tokens at least this share as likely as the likeliest; 0 keeps all.
+    pub min_p: f64,
+    /// Divides positive and multiplies negative logits of tokens that were there; 1 does nothing.
+    pub repetition_penalty: f64,
+}
+
+impl Default for Sampling {
+    /// OpenAI's defaults.
+    fn default() -> Sampling {
+        Sampling { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0, repetition_penalty: 1.0 }
+    }
 }
 
 /// The model families of the catalogue.
@@ -234,6 +258,7 @@ impl Model {
             sliding_window: config.sliding_window,
             tied: config.tied,
             stored: checkpoint::stored(&shards),
+            sampling: config.sampling,
             eos: config.eos,
             bos: config.bos,
             add_bos: chat.add_bos,

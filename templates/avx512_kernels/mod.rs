@@ -5,7 +5,6 @@ use synth::{
     emit::EmitError,
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
-    
 };
 
 use crate::kernels::{cost, kernels};
@@ -39,6 +38,6 @@ impl Mechanism for Avx512Kernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("avx512", "matmul_bf16.rs", &["avx512f", "avx512bw", "avx512vl", "avx512dq"]).parts(site)
+        kernels!("avx512", "matmul_bf16.rs", &["avx512f"]).parts(site)
     }
 }

@@ -8,6 +8,7 @@ use synth::{
     emit::{Assembly, Call, Const, EmitError, Field, Place},
     feasibility::{self, MemoryPlan},
     mechanism::{Stage, literal},
+    model::Sampling,
     target::Isa,
     workload::{Api, Precision},
 };
@@ -53,6 +54,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
         chat: job.workload.api.contains(&Api::Chat),
         completions: job.workload.api.contains(&Api::Completions),
         template: job.model.chat_template.is_some(),
+        sampling: Defaults::of(&job.model.sampling),
         bos: literal_text(job.model.bos_token.as_deref()),
         eos: literal_text(job.model.eos_token.as_deref()),
     };
@@ -117,8 +119,32 @@ struct Server<'a> {
     chat: bool,
     completions: bool,
     template: bool,
+    sampling: Defaults,
     bos: String,
     eos: String,
+}
+
+/// How a request is sampled that does not say otherwise, as Rust writes it.
+#[derive(Serialize)]
+struct Defaults {
+    temperature: String,
+    top_p: String,
+    top_k: String,
+    min_p: String,
+    repetition_penalty: String,
+}
+
+impl Defaults {
+    fn of(sampling: &Sampling) -> Self {
+        let float = |value: f64| format!("{:?}", value as f32);
+        Self {
+            temperature: float(sampling.temperature),
+            top_p: float(sampling.top_p),
+            top_k: format!("{:?}", sampling.top_k),
+            min_p: float(sampling.min_p),
+            repetition_penalty: float(sampling.repetition_penalty),
+        }
+    }
 }
 
 #[derive(Template)]

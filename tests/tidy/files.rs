@@ -17,6 +17,7 @@ pub fn findings(repository: &Repository) -> Vec<String> {
             if file.path.ends_with(".rs") {
                 module_doc(file, text, &mut findings);
                 ignored_tests(file, text, &mut findings);
+                impurity(file, text, &mut findings);
             }
         }
     }
@@ -42,6 +43,25 @@ fn ignored_tests(file: &File, text: &str, findings: &mut Vec<String>) {
         if marks.iter().any(|mark| content.contains(mark)) {
             findings.push(format!(
                 "{}:{line}: every test runs: make it fast and offline, or remove it",
+                file.path
+            ));
+        }
+    }
+}
+
+/// `synth` gives the same answer at any time, in any place, on any machine. It runs rustfmt, which the toolchain pins,
+/// and nothing else. Its tests may look at the clock.
+fn impurity(file: &File, text: &str, findings: &mut Vec<String>) {
+    const RUNS_RUSTFMT: &str = "synth/src/source_tree/format.rs";
+    let marks = ["Instant::now", "SystemTime", "env::var", "std::net", "Command::new", "thread::spawn"];
+    if !file.path.starts_with("synth/src/") || file.path.contains("/tests") {
+        return;
+    }
+    for (line, content) in lines(text) {
+        let is_rustfmt = file.path == RUNS_RUSTFMT && content.contains("Command::new(\"rustfmt\")");
+        if let Some(mark) = marks.iter().find(|mark| content.contains(**mark) && !is_rustfmt) {
+            findings.push(format!(
+                "{}:{line}: `synth` is pure, `{mark}` is not: move the work to `harness`",
                 file.path
             ));
         }
@@ -93,12 +113,22 @@ fn planted_faults_are_found() {
         ("b.md", "https://host/home/x, a/work/b, /homes/"),
         ("c.rs", "fn undocumented() {}"),
         ("d.rs", &format!("//! D.\n{ignored}\n{yaml}\n")),
+        ("synth/src/plan.rs", "//! Plan.\nlet now = Instant::now();\n"),
+        ("synth/src/plan/tests.rs", "let now = Instant::now();\n"),
+        ("synth/src/source_tree/format.rs", "//! F.\nCommand::new(\"rustfmt\");\nCommand::new(\"git\");\n"),
         ("synth/src/yaml.rs", &format!("//! The door.\n{yaml}\n")),
         ("x/tests.rs", "fn a_test() {}"),
     ]);
     super::assert_findings(
         &findings(&repository),
-        &["a.md:1: a path", "c.rs:1: open", "d.rs:2: every", "d.rs:3: only"],
+        &[
+            "a.md:1: a path",
+            "c.rs:1: open",
+            "d.rs:2: every",
+            "synth/src/plan.rs:2: `synth` is pure",
+            "synth/src/source_tree/format.rs:3: `synth` is pure",
+            "d.rs:3: only",
+        ],
     );
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask explain`: each decision, its reason, its rivals and what it is predicted to cost.
 
 use clap::Parser;
+use harness::ledger;
 use serde_json::json;
 use synth::{
     mechanism::{Cost, Fit},
@@ -10,7 +11,7 @@ use synth::{
 use templates::CATALOGUE;
 
 use crate::{
-    exit::Outcome,
+    exit::{Exit, OrExit, Outcome},
     pipeline::{self, Asked, Decided},
     repo::Named,
     ui::Ui,
@@ -42,6 +43,8 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         for Answer { mechanism, fit } in answers.iter().filter(|answer| answer.mechanism.axis() == *axis) {
             let is_chosen = mechanism.name() == decision.mechanism;
             match fit {
+                // What costs nothing by itself is predicted nowhere.
+                Fit::Yes { cost, .. } if is_chosen && *cost == Cost::default() => {}
                 Fit::Yes { cost, .. } if is_chosen => ui.print(format_args!(
                     "          predicted {:.3} ms a token: {:.2} MB read, {:.2} M instructions",
                     milliseconds(*cost),
@@ -71,23 +74,22 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         }));
     }
     let whole = planner::cost(&decided.job(&asked), &decided.plan, CATALOGUE.mechanisms);
-    let memory = &decided.memory;
     ui.print(format_args!(
         "\npredicted {:.3} ms a token alone, at {:.1} GB/s and {:.0} GFLOP/s measured here",
         milliseconds(whole),
         machine.read_gb_s,
         machine.fma_gflops
     ));
-    ui.print(format_args!(
-        "memory    {:.1} MB weights, {:.1} MB in {} KV blocks, {:.1} MB scratch",
-        memory.weights as f64 / 1e6,
-        memory.kv_bytes as f64 / 1e6,
-        memory.kv_blocks,
-        memory.scratch as f64 / 1e6
-    ));
+    let entries = ledger::read(&asked.files.ledger).or_exit(Exit::Internal)?;
+    let measured = entries.last().and_then(|entry| Some((entry.id(), entry.decode_ms()?)));
+    if let Some((id, ms)) = measured {
+        ui.print(format_args!("measured  {ms:.3} ms a token alone, by entry {id} of the ledger"));
+    }
+    ui.print(format_args!("reserved  {}", pipeline::reserved(&asked, &decided.memory)));
     ui.print_json(&json!({
         "version": 1, "name": asked.workload.name, "plan_digest": decided.plan.digest(),
         "isa": decided.plan.isa.name(), "axes": axes, "predicted_ms_per_token": milliseconds(whole),
+        "measured_ms_per_token": measured.map(|(_, ms)| ms),
         "machine": {"read_gb_s": machine.read_gb_s, "fma_gflops": machine.fma_gflops},
     }));
     Ok(())

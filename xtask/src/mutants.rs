@@ -147,8 +147,7 @@ impl Trial<'_> {
         model_dir: &std::path::Path,
     ) -> Outcome<Result<Proof, String>> {
         let step = self.ui.step("Prove", repo::shown(crate_dir));
-        let binary = build::build(crate_dir, &self.folder().join("target"), |name| step.note(name))
-            .or_exit(Exit::Build)?;
+        let binary = build::build(crate_dir, &repo::target(), |name| step.note(name)).or_exit(Exit::Build)?;
         let artifact = Artifact {
             name: self.asked.workload.name.clone(),
             crate_dir: crate_dir.to_owned(),

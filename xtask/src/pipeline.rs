@@ -25,7 +25,7 @@ use synth::{
     reading,
     source_tree::{FormatError, SourceTree},
     target::{Isa, MachineFacts},
-    workload::{ModelSource, Workload},
+    workload::{Bytes, ModelSource, Workload},
 };
 use templates::CATALOGUE;
 use tokio::runtime::Runtime;
@@ -336,6 +336,19 @@ pub fn proven(proof: &Proof) -> String {
         proof.n_cases,
         proof.n_oracle_tokens,
         proof.measures.logprob_p99
+    )
+}
+
+/// The memory plan in one line: what the binary takes before it is ready.
+pub fn reserved(asked: &Asked, memory: &MemoryPlan) -> String {
+    format!(
+        "{} weights + {} in {} KV blocks + {} scratch = {} of {}",
+        Bytes(memory.weights),
+        Bytes(memory.kv_bytes),
+        memory.kv_blocks,
+        Bytes(memory.scratch),
+        Bytes(memory.total),
+        asked.workload.target.memory
     )
 }
 

@@ -7,7 +7,7 @@ use clap::Parser;
 use crate::{
     exit::{Exit, Failure, Outcome},
     pipeline::{Asked, Decided},
-    repo::{self, Named},
+    repo::Named,
     ui::Ui,
 };
 
@@ -29,7 +29,12 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let asked = Asked::read(args.named.files()?, ui)?;
-    let binary = Decided::pinned(&asked)?.build(&asked, ui)?.binary;
-    let error = Command::new(binary).args(&args.flags).current_dir(repo::root()).exec();
+    let artifact = Decided::pinned(&asked)?.build(&asked, ui)?;
+    let mut server = Command::new(&artifact.binary);
+    if !args.flags.iter().any(|flag| flag == "--model" || flag.starts_with("--model=")) {
+        // Its own default is a path from the root of the repository, and the user may be anywhere.
+        server.arg("--model").arg(&artifact.model_dir);
+    }
+    let error = server.args(&args.flags).exec();
     Err(Failure::new(Exit::Internal, format!("cannot run the binary: {error}")))
 }

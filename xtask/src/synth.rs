@@ -95,6 +95,7 @@ fn synthesise(asked: &Asked, args: &Args, ui: &Ui) -> Outcome {
     }
     fs::write(&asked.files.plan, decided.plan.to_yaml()).or_exit(Exit::Internal)?;
     ui.say("Planned", repo::shown(&asked.files.plan));
+    ui.say("Reserved", pipeline::reserved(asked, &decided.memory));
     let mut made = Made::default();
     let stop = |step| args.stop == Some(step);
     if stop(Stop::Plan) {

@@ -1,7 +1,7 @@
 //! What a person sees: facts on standard output, progress on standard error.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -35,14 +35,14 @@ impl Ui {
     /// Prints text on standard output, unless that is kept for JSON.
     pub fn print(&self, text: impl std::fmt::Display) {
         if !self.json {
-            println!("{text}");
+            write_line(text);
         }
     }
 
     /// Prints the one JSON object of a run, if it was asked for.
     pub fn print_json(&self, object: &Value) {
         if self.json {
-            println!("{object}");
+            write_line(object);
         }
     }
 
@@ -83,12 +83,17 @@ impl Ui {
     pub fn fail(&self, failure: &Failure) -> ExitCode {
         let code = failure.exit as u8;
         if self.json {
-            println!("{}", json!({"version": 1, "error": {"exit": code, "message": failure.message}}));
+            write_line(json!({"version": 1, "error": {"exit": code, "message": failure.message}}));
         }
         let red = if self.is_terminal { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         eprintln!("{}error{}: {}", red.0, red.1, failure.message);
         ExitCode::from(code)
     }
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn write_line(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A step under way.

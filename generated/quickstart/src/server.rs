@@ -21,7 +21,7 @@ use rt::{
     openai, operations,
     request::{QueueBound, queue},
     serve::serve,
-    state::{Build, Keys, Limits, Service, State},
+    state::{Build, Defaults, Keys, Limits, Service, State},
     tokenizer::Tokenizer,
 };
 
@@ -47,7 +47,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "572ff689db798457bc50f80fdbdfe44800af0dab129786f413184e29bc72a1c9",
-    plan_digest: "7d9fd25cd3d2eeb0be61681eff8a0338997599fe5168c943671f1af9036e623d",
+    plan_digest: "db5efb02e414ffcd4b3cdec934c4409876298f83c1629ffa788a1eda1e9f353b",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 
@@ -65,6 +65,10 @@ const LIMITS: Limits = Limits {
     drain_time: Duration::from_secs(30),
     stall_time: Duration::from_secs(30),
 };
+
+/// How a request is sampled that does not say otherwise: as the model's makers do (`generation_config.json`).
+const DEFAULTS: Defaults =
+    Defaults { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0, repetition_penalty: 1.0 };
 
 /// The model's chat template, fixed here: no request and no folder can bring another.
 const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
@@ -88,6 +92,7 @@ impl Server {
             model: NAME,
             build: BUILD,
             limits: LIMITS,
+            defaults: DEFAULTS,
             eos: EOS,
             tokenizer: Tokenizer::open(args.model.join("tokenizer.json"))?,
             template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),

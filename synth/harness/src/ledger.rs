@@ -170,6 +170,14 @@ impl Entry {
         self.headline.as_ref().map(|headline| (headline.reference.as_str(), headline.ratio))
     }
 
+    /// The own server's median time per output token with one sequence in flight, milliseconds: what the planner
+    /// predicts.
+    #[must_use]
+    pub fn decode_ms(&self) -> Option<f64> {
+        let decode = self.references.first()?.cells.get("decode_c1")?;
+        Some(decode.metrics.get(&Metric::TpotP50)?.own_ms)
+    }
+
     fn new(
         id: u64,
         at: SystemTime,

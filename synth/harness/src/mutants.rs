@@ -147,8 +147,13 @@ impl Mutant {
     }
 }
 
-/// A copy of an emitted crate that builds where it lies: its own workspace, dependencies by full path, and lints
-/// that would refuse a fault for leaving something unused silenced. Its own code is compiled quickly, not well.
+/// What the program of a copy is called behind the crate's name, so that it never stands in the place of the real one
+/// when both are built into one folder.
+const SUFFIX: &str = "-mutant";
+
+/// A copy of an emitted crate that builds where it lies: its own workspace and name, dependencies by full path, and
+/// lints that would refuse a fault for leaving something unused silenced. Its own code is compiled quickly, not well;
+/// what it depends on is compiled as for the crate itself, and so need not be compiled again.
 ///
 /// # Errors
 /// When a file cannot be copied.
@@ -166,11 +171,12 @@ pub fn copy_crate(crate_dir: &Path, into: &Path) -> Result<PathBuf, MutantError>
     }
     let manifest = read(&root.join("Cargo.toml"))?;
     let manifest = manifest
+        .replacen("\"\n", &format!("{SUFFIX}\"\n"), 1)
         .replace("path = \"../", &format!("path = \"{}/../", root.display()))
         .replace("= \"deny\"", "= \"allow\"");
     let table = if manifest.contains("[workspace]") { "" } else { "\n[workspace]\n" };
-    let profile = "\n[profile.release]\nopt-level = 2\nincremental = true\ncodegen-units = 16\n\
-                   [profile.release.package.\"*\"]\nopt-level = 3\n";
+    let profile = "\n[profile.release]\nopt-level = 2\nincremental = true\n\n\
+                   [profile.release.package.\"*\"]\nopt-level = 3\nincremental = false\n";
     write(&copy.join("Cargo.toml"), format!("{manifest}{table}{profile}").as_bytes())?;
     // The versions that the repository is built with, which are also the ones at hand.
     if let Some(lock) = root.ancestors().map(|dir| dir.join("Cargo.lock")).find(|lock| lock.exists()) {

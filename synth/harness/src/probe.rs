@@ -115,10 +115,7 @@ fn isas() -> Vec<Isa> {
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         isas.push(Isa::Avx2);
     }
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512bf16")
-    {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
         isas.push(Isa::Avx512);
     }
     isas

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -15,6 +16,9 @@ use hyper::body::Frame;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{error::ApiError, fields::Fields, state::State};
+
+/// How long a client may read nothing of an answer before it counts as gone.
+pub const STUCK: Duration = Duration::from_secs(60);
 
 /// Reads a JSON body.
 pub async fn read_json(state: &State, request: Request) -> Result<Fields, ApiError> {

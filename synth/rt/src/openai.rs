@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Request, State as Shared},
+    extract::{Path, Request, State as Shared, rejection::PathRejection},
     http::{HeaderName, HeaderValue},
     response::{IntoResponse, Response},
 };
@@ -85,6 +85,11 @@ pub async fn completions(
     let mut fields = read_json(&state, request).await?;
     let params = Params::take(&mut fields, &state, caller)?;
     let inputs = take_prompts(&mut fields, &state)?;
+    // Before anything is made per prompt: a small body can name very many prompts, and each choice of each of
+    // them has parameters of its own.
+    if state.service.outbox.never_fits(inputs.len() * params.n, 0) {
+        return Err(over_the_queue("prompt"));
+    }
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
     let n_logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|n| n as usize);
@@ -117,8 +122,13 @@ pub async fn models(Shared(state): Shared<State>) -> Result<Response, ApiError> 
 }
 
 /// `GET /v1/models/{id}`.
-pub async fn model(Shared(state): Shared<State>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub async fn model(
+    Shared(state): Shared<State>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     let described = describe_model(&state)?;
+    // A path that is not text names no model.
+    let id = id.map_or_else(|_| String::new(), |Path(id)| id);
     if id != state.service.model {
         let shown: String = id.chars().filter(|char| !char.is_control()).take(128).collect();
         return Err(ApiError::model(&shown, state.service.model));
@@ -172,8 +182,7 @@ async fn answer(
     }
     let n_prompt_tokens = submitted.iter().map(|(ids, _)| ids.len()).sum();
     if state.service.outbox.never_fits(submitted.len(), n_prompt_tokens) {
-        let message = "the call has more prompts, choices or tokens than this server queues; split it";
-        return Err(ApiError::field(param, message));
+        return Err(over_the_queue(param));
     }
     let events = state.service.outbox.submit(submitted, params.cache_salt)?;
     let rules = Rules {
@@ -215,6 +224,11 @@ async fn answer(
     Ok(response)
 }
 
+/// The call alone is more than the queue ever holds, so that to try again is no use.
+fn over_the_queue(param: &str) -> ApiError {
+    ApiError::field(param, "the call has more prompts, choices or tokens than this server queues; split it")
+}
+
 /// The names that can stand in a header, separated by commas; at most 1024 bytes of them.
 fn header_value(names: &[String]) -> Option<HeaderValue> {
     let printable = |name: &&String| name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
@@ -226,11 +240,17 @@ fn header_value(names: &[String]) -> Option<HeaderValue> {
 /// Tokenizes a text. A long one must not keep the other requests of this thread waiting.
 pub(crate) async fn encode(state: &State, text: String, add_special: bool) -> Result<Vec<u32>, ApiError> {
     let tokenizer = state.service.tokenizer.clone();
-    if text.len() <= SMALL_TEXT {
-        return Ok(tokenizer.encode(&text, add_special)?);
+    let ids = if text.len() <= SMALL_TEXT {
+        tokenizer.encode(&text, add_special)?
+    } else {
+        let encoded = tokio::task::spawn_blocking(move || tokenizer.encode(&text, add_special)).await;
+        encoded.map_err(|_| ApiError::internal())??
+    };
+    // A tokenizer may know tokens that the model has no embedding for; the engine would reach beyond the table.
+    match ids.iter().find(|&&id| id as usize >= state.service.limits.vocab) {
+        Some(id) => Err(ApiError::invalid(format!("the text has token {id}, which the model does not know"))),
+        None => Ok(ids),
     }
-    let encoded = tokio::task::spawn_blocking(move || tokenizer.encode(&text, add_special)).await;
-    Ok(encoded.map_err(|_| ApiError::internal())??)
 }
 
 impl From<EncodeError> for ApiError {

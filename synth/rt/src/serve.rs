@@ -33,11 +33,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+mod patient;
+
 use crate::{
+    body::STUCK,
     error::ApiError,
     log::{Entry, survive, write_line},
     state::{Phase, State},
 };
+use patient::Patient;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Of a request's head, and of the buffer it is read into.
@@ -45,6 +49,8 @@ const HEAD_BYTES: usize = 32 << 10;
 const N_HEADERS: usize = 64;
 /// After a failure to accept, which is a lack of file descriptors: long enough for some to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// For the first byte of a connection that was taken just before the server was told to stop.
+const FIRST_BYTE_TIME: Duration = Duration::from_millis(100);
 /// For the last bytes of answers to leave once no more are made.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -153,9 +159,15 @@ async fn accept(
 
 /// Serves one connection until its end, or until the server drains and its request is answered.
 async fn connect(stream: TcpStream, service: Router, state: State) {
+    if !speaks(&stream, &state).await {
+        return;
+    }
     let service = TowerToHyperService::new(service);
-    let mut connection = pin!(protocol(&state).serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Patient::new(stream, STUCK));
+    let mut connection = pin!(protocol(&state).serve_connection(stream, service));
     tokio::select! {
+        // First, so that what has arrived is read before the end is asked for.
+        biased;
         // How a connection broke is its client's affair.
         _ = connection.as_mut() => return,
         () = state.reached(Phase::Draining) => connection.as_mut().graceful_shutdown(),
@@ -163,10 +175,26 @@ async fn connect(stream: TcpStream, service: Router, state: State) {
     let _ = connection.await;
 }
 
+/// Waits for a connection's first byte; says whether it came. The head that it begins has its own time.
+///
+/// A connection that is told to end before its first byte was read ends without a word, even if a request is on
+/// its way: so whoever has just come when the server is told to stop is heard first, and told so.
+async fn speaks(stream: &TcpStream, state: &State) -> bool {
+    // Not `readable`, which may return before there is anything to read.
+    let mut byte = [0];
+    let first = tokio::select! {
+        biased;
+        first = timeout(state.service.limits.header_time, stream.peek(&mut byte)) => first,
+        () = state.reached(Phase::Draining) => timeout(FIRST_BYTE_TIME, stream.peek(&mut [0])).await,
+    };
+    matches!(first, Ok(Ok(1)))
+}
+
 /// Answers one request of a connection that came while the server drains: with 503, unless it asks how it does.
 async fn turn_away(stream: TcpStream, service: Router, state: State) {
     let service = TowerToHyperService::new(service);
-    let _ = protocol(&state).keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    let stream = TokioIo::new(Patient::new(stream, STUCK));
+    let _ = protocol(&state).keep_alive(false).serve_connection(stream, service).await;
 }
 
 fn protocol(state: &State) -> http1::Builder {

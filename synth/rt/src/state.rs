@@ -41,6 +41,21 @@ pub struct Limits {
     pub stall_time: Duration,
 }
 
+/// How a request is sampled that does not say otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus; 1 keeps all.
+    pub top_p: f32,
+    /// Keep this many; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// Keep tokens at least this share as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens that were there; 1 does nothing.
+    pub repetition_penalty: f32,
+}
+
 /// What a binary was built from; answered by `/version`.
 #[derive(Debug, Clone, Copy)]
 pub struct Build {
@@ -64,6 +79,8 @@ pub struct Service {
     pub build: Build,
     /// Numbers it was built with.
     pub limits: Limits,
+    /// How a request is sampled that does not say otherwise.
+    pub defaults: Defaults,
     /// The model's end-of-sequence tokens.
     pub eos: &'static [u32],
     /// The model's tokenizer.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::keys::{Keys, shown};
-use super::{Dims, Family, Llama3Scaling, ModelError, Rope};
+use super::{Dims, Family, Llama3Scaling, ModelError, Rope, Sampling};
 
 /// What `config.json` says.
 pub(super) struct Config {
@@ -17,6 +17,7 @@ pub(super) struct Config {
     pub tied: bool,
     pub eos: Vec<u32>,
     pub bos: Option<u32>,
+    pub sampling: Sampling,
 }
 
 /// Model types and the class that goes with each.
@@ -54,7 +55,7 @@ pub(super) fn read(folder: &Path) -> Result<Config, Vec<ModelError>> {
         Ok(mut generation) => {
             let config = config.map(|config| {
                 let eos = generation.ids("eos_token_id", config.dims.vocab).unwrap_or(config.eos);
-                Config { eos, ..config }
+                Config { eos, sampling: sampling(&mut generation), ..config }
             });
             errors.append(&mut generation.errors);
             config
@@ -153,7 +154,22 @@ fn config(keys: &mut Keys, family: Family) -> Option<Config> {
         tied,
         eos,
         bos: bos.first().copied(),
+        sampling: Sampling::default(),
     })
+}
+
+/// How the model's makers sample it, key by key as vLLM takes them; what they do not say keeps OpenAI's default.
+fn sampling(generation: &mut Keys) -> Sampling {
+    let default = Sampling::default();
+    Sampling {
+        temperature: generation.number("temperature", 0.0..=2.0).unwrap_or(default.temperature),
+        top_p: generation.number("top_p", 0.0..=1.0).unwrap_or(default.top_p),
+        top_k: generation.count("top_k", 0..=MAX_VOCAB).filter(|top_k| *top_k > 0),
+        min_p: generation.number("min_p", 0.0..=1.0).unwrap_or(default.min_p),
+        repetition_penalty: generation
+            .number("repetition_penalty", 0.01..=10.0)
+            .unwrap_or(default.repetition_penalty),
+    }
 }
 
 fn dims(keys: &mut Keys, family: Family) -> Option<Dims> {

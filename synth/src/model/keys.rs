@@ -133,6 +133,22 @@ impl Keys {
         found
     }
 
+    /// A number within `range`; absent is `None` without an error.
+    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.get(key)?;
+        let found = value.as_f64().filter(|number| range.contains(number));
+        if found.is_none() {
+            let message = format!(
+                "expected a number from {} to {}, found {}",
+                range.start(),
+                range.end(),
+                shown(value)
+            );
+            self.refuse(key, message);
+        }
+        found
+    }
+
     /// A truth value; absent is false.
     pub fn flag(&mut self, key: &str) -> bool {
         match self.get(key) {

@@ -61,6 +61,25 @@ fn a_folder_becomes_facts() {
 }
 
 #[test]
+fn makers_say_how_their_model_is_sampled() {
+    let folder = Folder::qwen3();
+    assert_eq!(read(&folder).sampling, Sampling { temperature: 0.6, ..Sampling::default() });
+    for (key, value) in [("top_k", json!(20)), ("top_p", json!(0.95)), ("repetition_penalty", json!(1.1))] {
+        folder.set("generation_config.json", key, value);
+    }
+    let sampling = read(&folder).sampling;
+    assert_eq!((sampling.top_k, sampling.top_p, sampling.repetition_penalty), (Some(20), 0.95, 1.1));
+    folder.set("generation_config.json", "temperature", json!(-1));
+    folder.set("generation_config.json", "top_p", json!("all"));
+    let errors = Model::read(folder.path()).expect_err("refused").to_string();
+    for message in
+        ["temperature: expected a number from 0 to 2, found -1", "top_p: expected a number from 0 to 1"]
+    {
+        assert!(errors.contains(message), "{errors}");
+    }
+}
+
+#[test]
 fn every_fixture_is_read() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models");
     let mut families = Vec::new();

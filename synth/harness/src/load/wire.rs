@@ -101,6 +101,7 @@ impl Wire {
                 "prompt": request.prompt,
                 "max_tokens": request.max_tokens,
                 "temperature": 0,
+                "repetition_penalty": 1,
                 "ignore_eos": true,
                 "stream": true,
                 "stream_options": { "include_usage": true },

@@ -76,8 +76,9 @@ impl Subject {
         Ask { route: "/v1/chat/completions", body }.with(self.greedy(n))
     }
 
+    /// Everything that bends the odds is said, whatever the server's defaults are.
     fn greedy(&self, n: usize) -> Value {
-        json!({ "temperature": 0, "max_tokens": n, "ignore_eos": true, "return_token_ids": true,
+        json!({ "temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1, "max_tokens": n, "ignore_eos": true, "return_token_ids": true,
             "return_tokens_as_token_ids": true })
     }
 

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    body::channel,
+    body::{STUCK, channel},
     error::ApiError,
     log::{Entry, survive},
     openai::{
@@ -32,8 +32,6 @@ use crate::{
 
 /// How long a stream may be silent before a comment shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a client may read nothing of a stream before it counts as gone.
-const STUCK: Duration = Duration::from_secs(60);
 
 /// Which route was called.
 #[derive(Clone, Copy, PartialEq)]

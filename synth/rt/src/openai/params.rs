@@ -64,17 +64,19 @@ impl Params {
             let message = format!("min_tokens is {min_tokens}, more than the {max} of {name}");
             return Err(ApiError::field("min_tokens", message));
         }
+        let defaults = &state.service.defaults;
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
         let salt = fields.string("cache_salt")?;
         Ok(Params {
             sampling: Sampling {
-                temperature: take_f32(fields, "temperature", 0.0, 2.0)?.unwrap_or(1.0),
-                top_p: take_f32(fields, "top_p", 0.0, 1.0)?.unwrap_or(1.0),
-                top_k: take_top_k(fields)?,
-                min_p: take_f32(fields, "min_p", 0.0, 1.0)?.unwrap_or(0.0),
+                temperature: take_f32(fields, "temperature", 0.0, 2.0)?.unwrap_or(defaults.temperature),
+                top_p: take_f32(fields, "top_p", 0.0, 1.0)?.unwrap_or(defaults.top_p),
+                top_k: take_top_k(fields, defaults.top_k)?,
+                min_p: take_f32(fields, "min_p", 0.0, 1.0)?.unwrap_or(defaults.min_p),
                 presence_penalty: take_f32(fields, "presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
                 frequency_penalty: take_f32(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
-                repetition_penalty: take_f32(fields, "repetition_penalty", 0.01, 10.0)?.unwrap_or(1.0),
+                repetition_penalty: take_f32(fields, "repetition_penalty", 0.01, 10.0)?
+                    .unwrap_or(defaults.repetition_penalty),
                 logit_bias: take_logit_bias(fields, limits.vocab)?,
                 ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
                 stop_token_ids: fields
@@ -212,9 +214,10 @@ fn take_f32(fields: &mut Fields, name: &str, low: f64, high: f64) -> Result<Opti
 }
 
 /// 0 and -1 keep all tokens, as in vLLM.
-fn take_top_k(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+/// 0 and -1 keep all, as vLLM has it.
+fn take_top_k(fields: &mut Fields, default: Option<usize>) -> Result<Option<usize>, ApiError> {
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
-    Ok(top_k.filter(|&top_k| top_k > 0).map(|top_k| top_k as usize))
+    Ok(top_k.map_or(default, |top_k| usize::try_from(top_k).ok().filter(|top_k| *top_k > 0)))
 }
 
 fn take_logit_bias(fields: &mut Fields, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> {

@@ -170,8 +170,12 @@ impl Outbox {
             shared.metrics.admission_rejections.add(1);
             return Err(Refused::Overloaded { retry_after: state.retry_after() });
         }
-        if state.waiting.is_empty() && shared.metrics.requests_running.load(Ordering::Relaxed) == 0 {
-            shared.metrics.progressed();
+        if state.waiting.is_empty() {
+            // Whoever waited last may have left instead of being taken; the time since then is nobody's pace.
+            state.last_taken = None;
+            if shared.metrics.requests_running.load(Ordering::Relaxed) == 0 {
+                shared.metrics.progressed();
+            }
         }
         state.n_prompt_tokens += n_prompt_tokens;
         for mut request in requests {

@@ -51,6 +51,24 @@ fn a_full_queue_refuses_whole_calls_and_says_when_to_retry() {
 }
 
 #[test]
+fn an_idle_time_behind_a_client_that_left_is_not_the_pace() {
+    let (outbox, inbox, _metrics) = bounded(2, 10);
+    let served = submit(&outbox, 1, 1).expect("room");
+    let left = submit(&outbox, 1, 1).expect("room");
+    assert!(inbox.try_recv().is_some());
+    drop(left);
+    assert!(inbox.try_recv().is_none());
+    // Long enough to show in a mean that was a second before.
+    thread::sleep(Duration::from_secs(2));
+    let _taken = submit(&outbox, 1, 1).expect("room");
+    assert!(inbox.try_recv().is_some());
+    let _waits = [1, 1].map(|n_prompt| submit(&outbox, 1, n_prompt).expect("room"));
+    let refused = submit(&outbox, 1, 1).err();
+    assert_eq!(refused, Some(Refused::Overloaded { retry_after: Duration::from_secs(2) }));
+    drop(served);
+}
+
+#[test]
 fn a_request_waits_until_the_engine_admits_it() {
     let (outbox, inbox, metrics) = bounded(2, 10);
     let _call = submit(&outbox, 1, 4).expect("room");

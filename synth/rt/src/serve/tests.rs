@@ -27,7 +27,7 @@ use crate::{
     metrics::{CacheShape, Metrics},
     openai, operations,
     request::{Event, Finish, Inbox, Outbox, QueueBound, Request, Sampling, TokenLogprobs, queue},
-    state::{Build, Keys, Limits, Service},
+    state::{Build, Defaults, Keys, Limits, Service},
     tokenizer::Tokenizer,
 };
 
@@ -109,6 +109,13 @@ fn state(script: &Script, outbox: Outbox, metrics: Arc<Metrics>) -> State {
             weights_digest: "w",
         },
         limits: script.limits,
+        defaults: Defaults {
+            temperature: 0.75,
+            top_p: 0.5,
+            top_k: Some(9),
+            min_p: 0.25,
+            repetition_penalty: 1.25,
+        },
         eos: &[EOS],
         tokenizer: tokenizer(),
         template: Some(ChatTemplate::new(template, "", "<|im_end|>").expect("compiles")),

@@ -2,7 +2,13 @@
 //!
 //! Checked against Σₖ x · w in f64: off by less than (K / 8 + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! Ladder.
+//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Multiply-adds of
+//! eight lanes in registers reach 121.
+//!
+//! * plain Rust (`scalar/`): 5, 4 %
+//! * tiles of 4 × 3: 90, 74 %; the same at K = 3072
+//!
+//! One row reads its weights from memory at 14.7 GB/s, 92 % of what the probe reads; at K = 3072 at 99 %.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -2,7 +2,13 @@
 //!
 //! Checked against Σₖ x · w in f64: off by less than (K / 8 + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! Ladder.
+//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Multiply-adds of
+//! eight lanes in registers reach 121.
+//!
+//! * plain Rust (`scalar/`): 17, 14 %
+//! * tiles of 4 × 3: 95, 79 %; 71 at K = 3072, where a strip of x no longer fits into L1
+//!
+//! One row reads its weights from memory as fast as the probe reads, 16 GB/s.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -3,7 +3,13 @@
 //! Two passes: every score into scratch, softmax there, then the values weighted and added in the order of positions.
 //! Checked against the same sum in f64; the bound is worked out in the test from Σ |q · k| and Σ w · |v|.
 //!
-//! LADDER
+//! One thread of an Intel Xeon, best of sixty runs: GB/s of keys and values read from memory, 1024 positions, two heads
+//! of 128 to a key head. The probe reads 16.
+//!
+//! * plain Rust (`scalar/`): 7.7, 48 %
+//! * two heads by four keys at a time, weighted values in registers: 11.9, 74 %
+//!
+//! Prefetching the next block gave 11.5, summing the lanes of four scores at once 11.9: neither was worth its lines.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

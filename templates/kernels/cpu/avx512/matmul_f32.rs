@@ -2,7 +2,17 @@
 //!
 //! Checked against Σₖ x · w in f64: off by less than (K / 16 + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! Ladder.
+//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Multiply-adds of
+//! sixteen lanes in registers reach 242.
+//!
+//! * tiles of 4 × 5, the lanes of each cell summed alone: 83, 34 %
+//! * tiles of 6 × 4, the lanes of four cells summed at once: 112, 46 %
+//! * x copied into lines of its own: 133, 55 %; 106 at K = 3072, where a strip of x no longer fits into L1
+//!
+//! Weights that begin on a cache line would give 155, 64 %, but they lie where their file has them. Prefetching the next
+//! tile gives nothing, and at K = 3072 it costs an eighth.
+//!
+//! One row reads its weights from memory as fast as the probe reads, 16 GB/s.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -36,8 +46,12 @@ unsafe fn panels<const K: usize>(x: &[f32], w: &[f32], cols: Range<usize>, y: Co
         let mut row = 0;
         // SAFETY: the rows of each strip are rows of `x`, its columns are of `cols`.
         unsafe {
-            while row + 4 <= n_rows {
-                strip::<K, 4, 5>(x, w, row, panel.clone(), y);
+            while row + 6 <= n_rows {
+                strip::<K, 6, 4>(x, w, row, panel.clone(), y);
+                row += 6;
+            }
+            if row + 4 <= n_rows {
+                strip::<K, 4, 4>(x, w, row, panel.clone(), y);
                 row += 4;
             }
             if row + 2 <= n_rows {
@@ -63,20 +77,25 @@ unsafe fn strip<const K: usize, const R: usize, const C: usize>(
     cols: Range<usize>,
     y: Columns<'_>,
 ) {
-    let x = &x[row * K..][..R * K];
+    let mut strip = Strip([[0.0; K]; R]);
+    strip.0.as_flattened_mut().copy_from_slice(&x[row * K..][..R * K]);
     let mut col = cols.start;
     // SAFETY: the columns of each tile are of `cols`, which the caller of `matmul` gave to this thread alone.
     unsafe {
         while col + C <= cols.end {
-            tile::<K, R, C>(x, w, row, col, y);
+            tile::<K, R, C>(&strip, w, row, col, y);
             col += C;
         }
         while col < cols.end {
-            tile::<K, R, 1>(x, w, row, col, y);
+            tile::<K, R, 1>(&strip, w, row, col, y);
             col += 1;
         }
     }
 }
+
+/// Rows as the tiles read them: each load within one cache line, which a vector of the engine does not promise.
+#[repr(align(64))]
+struct Strip<const K: usize, const R: usize>([[f32; K]; R]);
 
 /// R × C cells of y, held in registers until they are done. Each has one accumulator, whose lane l takes
 /// k = l, l + 16, … in order: which tile computes a cell does not show in it.
@@ -86,14 +105,14 @@ unsafe fn strip<const K: usize, const R: usize, const C: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const K: usize, const R: usize, const C: usize>(
-    x: &[f32],
+    x: &Strip<K, R>,
     w: &[f32],
     row: usize,
     col: usize,
     y: Columns<'_>,
 ) {
     let w = &w[col * K..][..C * K];
-    let (x_start, w_start) = (x.as_ptr(), w.as_ptr());
+    let (x_start, w_start) = (x.0.as_flattened().as_ptr(), w.as_ptr());
     let mut sums = [[_mm512_setzero_ps(); C]; R];
     let mut k = 0;
     while k + 16 <= K {
@@ -104,7 +123,7 @@ unsafe fn tile<const K: usize, const R: usize, const C: usize>(
     if k < K {
         // Zeros behind the rest of each row add nothing.
         let (mut x_rest, mut w_rest) = ([[0.0; 16]; R], [[0.0; 16]; C]);
-        for (rest, x) in x_rest.iter_mut().zip(x.chunks_exact(K)) {
+        for (rest, x) in x_rest.iter_mut().zip(&x.0) {
             rest[..K - k].copy_from_slice(&x[k..]);
         }
         for (rest, w) in w_rest.iter_mut().zip(w.chunks_exact(K)) {
@@ -113,10 +132,15 @@ unsafe fn tile<const K: usize, const R: usize, const C: usize>(
         // SAFETY: rows of 16.
         unsafe { add_products(&mut sums, x_rest.as_ptr().cast(), 16, w_rest.as_ptr().cast(), 16) };
     }
-    for (r, sums) in sums.into_iter().enumerate() {
-        for (c, sum) in sums.into_iter().enumerate() {
-            // SAFETY: no other thread writes this column.
-            unsafe { y.write(row + r, col + c, _mm512_reduce_add_ps(sum)) };
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: no other thread touches these columns.
+        let cells = unsafe { y.row_mut(row + r, col..col + C) };
+        let ((cells, cells_rest), (sums, sums_rest)) = (cells.as_chunks_mut::<4>(), sums.as_chunks::<4>());
+        for (cells, sums) in cells.iter_mut().zip(sums) {
+            *cells = sums_of_lanes(*sums);
+        }
+        for (cell, sum) in cells_rest.iter_mut().zip(sums_rest) {
+            [*cell, ..] = sums_of_lanes([*sum; 4]);
         }
     }
 }
@@ -146,4 +170,29 @@ unsafe fn add_products<const R: usize, const C: usize>(
             *sum = _mm512_fmadd_ps(x, weights, *sum);
         }
     }
+}
+
+/// Each vector's lanes, l added to l + 8, then to l + 4, l + 2 and l + 1. Four at once take a third of the shuffles.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sums_of_lanes([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    // Halves: the lower half of each result is of the first vector, the upper half of the second.
+    let fold = |a, b| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        )
+    };
+    let (ab, cd) = (fold(a, b), fold(c, d));
+    // Quarters: a, b, c, d.
+    let abcd = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+    );
+    let pairs = _mm512_add_ps(abcd, _mm512_permute_ps::<0b01_00_11_10>(abcd));
+    let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
+    let mut each = [0.0; 4];
+    // SAFETY: four lanes are stored, one of each quarter.
+    unsafe { _mm512_mask_compressstoreu_ps(each.as_mut_ptr(), 0b0001_0001_0001_0001, sums) };
+    each
 }

@@ -139,6 +139,23 @@ fn parameters_reach_the_engine() {
 }
 
 #[test]
+fn what_a_request_leaves_open_is_sampled_as_the_model_s_makers_do() {
+    let server = Server::ready();
+    assert_eq!(server.post(PATH, &json!({ "prompt": "x" })).status, 200);
+    assert_eq!(
+        server.post(PATH, &json!({ "prompt": "x", "top_k": -1, "top_p": 1, "temperature": 0 })).status,
+        200
+    );
+    let samplings = server.seen.samplings.lock().expect("no panic");
+    let bent = |idx: usize| {
+        let Sampling { temperature, top_p, top_k, min_p, repetition_penalty, .. } = samplings[idx];
+        (temperature, top_p, top_k, min_p, repetition_penalty)
+    };
+    assert_eq!(bent(0), (0.75, 0.5, Some(9), 0.25, 1.25));
+    assert_eq!(bent(1), (0.0, 1.0, None, 0.25, 1.25));
+}
+
+#[test]
 fn without_max_tokens_the_rest_of_the_context_is_used() {
     let server = Server::ready();
     for (n_prompt, max_tokens) in [(10, 64), (CONTEXT - 3, 3)] {
@@ -151,7 +168,7 @@ fn without_max_tokens_the_rest_of_the_context_is_used() {
     let defaults = server.seen.samplings.lock().expect("no panic")[0].clone();
     assert_eq!(
         (defaults.temperature, defaults.top_p, defaults.top_k, defaults.n_logprobs),
-        (1.0, 1.0, None, None)
+        (0.75, 0.5, Some(9), None)
     );
 }
 

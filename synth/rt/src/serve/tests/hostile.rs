@@ -180,6 +180,51 @@ fn malformed_bodies_are_refused() {
     assert_eq!(server.get("/health").status, 200);
 }
 
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    let (state, _seen) = state_with_engine(&Script::default());
+    state.set_ready();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        // Room for a piece of the answer only, so that the rest has to wait for its reader.
+        let (near, mut far) = tokio::io::duplex(256);
+        let service = TowerToHyperService::new(assemble(routes(), &state));
+        let stream = TokioIo::new(Patient::new(near, Duration::from_millis(200)));
+        let request = b"GET /metrics HTTP/1.1\r\nhost: t\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut far, request).await.expect("room");
+        let served =
+            timeout(Duration::from_secs(20), protocol(&state).serve_connection(stream, service)).await;
+        assert!(served.expect("given up").is_err());
+    });
+}
+
+#[test]
+fn a_slow_reader_is_waited_for() {
+    let (state, _seen) = state_with_engine(&Script::default());
+    state.set_ready();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let (near, mut far) = tokio::io::duplex(256);
+        let service = TowerToHyperService::new(assemble(routes(), &state));
+        let stream = TokioIo::new(Patient::new(near, Duration::from_secs(1)));
+        let request = b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut far, request).await.expect("room");
+        let read = async {
+            let (mut all, mut piece) = (Vec::new(), [0; 512]);
+            loop {
+                sleep(Duration::from_millis(20)).await;
+                match tokio::io::AsyncReadExt::read(&mut far, &mut piece).await.expect("open") {
+                    0 => return all,
+                    n => all.extend_from_slice(&piece[..n]),
+                }
+            }
+        };
+        let (served, all) = tokio::join!(protocol(&state).serve_connection(stream, service), read);
+        assert!(served.is_ok());
+        assert_eq!(parse_reply(&all).0.status, 200);
+    });
+}
+
 /// Asks for a long answer and leaves; the engine must stop at once.
 fn leave(script: Script, body: &Value, wait_for_bytes: usize) {
     let server = Server::start(script);

@@ -162,7 +162,8 @@ fn a_lost_engine_fails_requests_and_health() {
 
 #[test]
 fn draining_finishes_what_runs_and_refuses_the_rest() {
-    let mut server = Server::start(Script { step: Duration::from_millis(20), ..Script::default() });
+    // The answer takes seconds, so that a busy machine asks its questions before it ends.
+    let mut server = Server::start(Script { step: Duration::from_millis(120), ..Script::default() });
     let body = json!({ "prompt": "x", "max_tokens": 40, "ignore_eos": true, "stream": true }).to_string();
     let mut running = server.connect();
     running.write_all(request_bytes(TEXT, &body, "").as_bytes()).expect("sent");
@@ -180,6 +181,41 @@ fn draining_finishes_what_runs_and_refuses_the_rest() {
     let ended = server.http.take().expect("running").join().expect("no panic");
     assert!(ended.is_ok());
     assert!(TcpStream::connect(server.addr).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn who_connected_before_the_drain_is_answered() {
+    for _ in 0..20 {
+        let mut server = Server::ready();
+        let mut connections = [(); 8].map(|()| server.connect());
+        // Taken, as far as one can tell from here, and not yet heard.
+        assert_eq!(server.get("/health").status, 200);
+        let state = server.state.clone();
+        let drains = thread::spawn(move || state.drain());
+        for connection in &mut connections {
+            connection
+                .write_all(b"GET /health HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")
+                .expect("sent");
+        }
+        for connection in connections {
+            let status = read_reply(connection).status;
+            assert!(status == 200 || status == 503, "{status}");
+        }
+        drains.join().expect("no panic");
+        assert!(server.http.take().expect("running").join().expect("no panic").is_ok());
+    }
+}
+
+#[test]
+fn a_connection_that_says_nothing_does_not_hold_up_the_drain() {
+    let mut server = Server::ready();
+    let silent = server.connect();
+    assert_eq!(server.get("/health").status, 200);
+    let start = Instant::now();
+    server.state.drain();
+    assert!(server.http.take().expect("running").join().expect("no panic").is_ok());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    drop(silent);
 }
 
 #[test]

@@ -97,6 +97,37 @@ fn every_wrong_field_is_named() {
 }
 
 #[test]
+fn prompts_are_counted_before_anything_is_made_of_them() {
+    let server = Server::ready();
+    // Tokenized first, the long prompt would be the error.
+    let mut prompts = vec!["a".to_owned(); 8];
+    prompts.push("word ".repeat(2000));
+    let error = server.post(TEXT, &json!({ "prompt": prompts })).error();
+    assert!(error["message"].as_str().expect("message").ends_with("split it"), "{error}");
+    let error = server.post(TEXT, &json!({ "prompt": vec!["a"; 3], "n": 3 })).error();
+    assert!(error["message"].as_str().expect("message").ends_with("split it"), "{error}");
+}
+
+#[test]
+fn tokens_that_the_model_lacks_do_not_reach_the_engine() {
+    let mut script = Script::default();
+    script.limits.vocab = 300;
+    let server = Server::start(script);
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    for (path, body) in [
+        (TEXT, json!({ "prompt": "Hello there" })),
+        (TEXT, json!({ "prompt": "Hello there ".repeat(500) })),
+        (CHAT, json!({ "messages": messages })),
+    ] {
+        let reply = server.post(path, &body);
+        assert_eq!(reply.status, 400, "{}", reply.text);
+        let error = reply.error();
+        assert!(error["message"].as_str().expect("message").contains("the model does not know"), "{error}");
+    }
+    assert!(server.seen.prompts.lock().expect("no panic").is_empty());
+}
+
+#[test]
 fn values_that_ask_for_nothing_pass() {
     let server = Server::ready();
     let body = json!({
@@ -116,6 +147,7 @@ fn other_models_and_routes_and_methods_do_not_exist() {
     for (reply, status, code, param) in [
         (server.post(TEXT, &body), 404, "model_not_found", json!("model")),
         (server.get("/v1/models/gpt-9"), 404, "model_not_found", json!("model")),
+        (server.get("/v1/models/%ff"), 404, "model_not_found", json!("model")),
         (server.get("/v1/nowhere"), 404, "not_found", Value::Null),
         (server.get("/"), 404, "not_found", Value::Null),
         (server.get(CHAT), 405, "method_not_allowed", Value::Null),

@@ -1,0 +1,128 @@
+//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use rt::{
+    args::Args,
+    chat::ChatTemplate,
+    checkpoint::Checkpoint,
+    metrics::{CacheShape, Metrics},
+    openai, operations,
+    request::{QueueBound, queue},
+    serve::serve,
+    state::{Build, Keys, Limits, Service, State},
+    tokenizer::Tokenizer,
+};
+
+use crate::{
+    engine::Engine,
+    forward::Model,
+    shape::{
+        BLOCK, EOS, MAX_CONTEXT, MAX_OUTPUT, MAX_QUEUED, MAX_QUEUED_TOKENS, MAX_SEQUENCES, N_BLOCKS, VOCAB,
+    },
+};
+
+/// The workload's name.
+pub const NAME: &str = "qwen3-0-6b";
+/// The workload in a sentence.
+pub const ABOUT: &str = "Serves chat and completions of a qwen3 model of 28 layers and width 1024 to 8 sequences at a time on 2 avx512 threads";
+/// Where the weights are unless `--model` says otherwise.
+pub const MODEL_DIR: &str = "target/models/qwen3-0.6b";
+/// The address unless `--listen` says otherwise: this machine alone.
+pub const LISTEN: &str = "127.0.0.1:8000";
+
+/// What this binary was made from, for `/version`.
+const BUILD: Build = Build {
+    name: NAME,
+    version: env!("CARGO_PKG_VERSION"),
+    spec_digest: "093942e2203e78d90f99d26935e1f6348df849b9983955f037b394939b9de314",
+    plan_digest: "515cbe24d49d19a32752b4f349138726d5eaef470482f11aadb4325f9f65cb42",
+    weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
+};
+
+/// What bounds a caller.
+const LIMITS: Limits = Limits {
+    context: MAX_CONTEXT,
+    max_output: MAX_OUTPUT,
+    max_choices: MAX_SEQUENCES,
+    vocab: VOCAB,
+    // The longest prompt is a few bytes a token; the rest is room for JSON's escapes.
+    body_bytes: 64 * MAX_CONTEXT + (64 << 10),
+    n_connections: 1024,
+    header_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(30),
+    drain_time: Duration::from_secs(30),
+    stall_time: Duration::from_secs(30),
+};
+
+/// The model's chat template, fixed here: no request and no folder can bring another.
+const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
+
+/// A server that is ready: the address is taken, the weights are mapped, all memory is there, the engine runs.
+pub struct Server {
+    listener: TcpListener,
+    state: State,
+}
+
+impl Server {
+    /// Makes everything ready.
+    pub fn open(args: &Args) -> anyhow::Result<Self> {
+        let listener =
+            TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+        let metrics =
+            Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
+        let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
+        let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
+        let state = State::new(Service {
+            model: NAME,
+            build: BUILD,
+            limits: LIMITS,
+            eos: EOS,
+            tokenizer: Tokenizer::open(args.model.join("tokenizer.json"))?,
+            template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
+            outbox,
+            metrics: Arc::clone(&metrics),
+            keys: args.api_key_file.as_ref().map_or_else(|| Ok(Keys::default()), Keys::read)?,
+        });
+        let engine = Engine::new(Model::open(&Checkpoint::open(&args.model)?)?, inbox, metrics);
+        // It ends when the last handler has let go of the queue.
+        thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+        state.set_ready();
+        Ok(Self { listener, state })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the process is told to stop.
+    pub fn run(self) -> anyhow::Result<()> {
+        Ok(serve(self.listener, routes(), self.state)?)
+    }
+}
+
+/// The routes that exist.
+fn routes() -> Router<State> {
+    Router::new()
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{id}", get(openai::model))
+        .route("/tokenize", post(operations::tokenize))
+        .route("/detokenize", post(operations::detokenize))
+        .route("/health", get(operations::health))
+        .route("/metrics", get(operations::metrics))
+        .route("/version", get(operations::version))
+}

@@ -1,0 +1,16 @@
+//! The kernels in `templates/kernels/cpu/avx512`, as an emitted crate compiles them.
+
+#[path = "../../templates/kernels/cpu/avx512/activation.rs"]
+pub mod activation;
+#[path = "../../templates/kernels/cpu/avx512/attention.rs"]
+pub mod attention;
+#[path = "../../templates/kernels/cpu/avx512/matmul_bf16.rs"]
+pub mod matmul_bf16;
+#[path = "../../templates/kernels/cpu/avx512/matmul_bf16_dot.rs"]
+pub mod matmul_bf16_dot;
+#[path = "../../templates/kernels/cpu/avx512/matmul_f32.rs"]
+pub mod matmul_f32;
+#[path = "../../templates/kernels/cpu/avx512/norm.rs"]
+pub mod norm;
+#[path = "../../templates/kernels/cpu/avx512/rope.rs"]
+pub mod rope;

@@ -6,7 +6,7 @@ use rt::{
 };
 
 use crate::{
-    kernels::{attention, linear, rms_norm, rotate, silu_mul},
+    kernels::{attention, each_row, linear, rms_norm, rotate, silu_mul},
     kv::LayerCache,
     rope::RopeTable,
     scheduler::Row,
@@ -87,40 +87,49 @@ impl Model {
         let gate = &mut scratch.gate[..n * INTERMEDIATE];
         let up = &mut scratch.up[..n * INTERMEDIATE];
 
-        for (row, hidden) in rows.iter().zip(hidden.chunks_exact_mut(HIDDEN)) {
-            embed(weights.embed.row(row.token as usize), hidden);
-        }
+        each_row(pool, n, [(&mut *hidden, HIDDEN)], |idx, [hidden]| {
+            embed(weights.embed.row(rows[idx].token as usize), hidden);
+        });
         for (layer, cache) in weights.layers.iter().zip(caches) {
-            norm(hidden, &layer.attention_norm, normed);
-            linear::<HIDDEN, 3>(pool, normed, [(&layer.q, query), (&layer.k, key), (&layer.v, value)]);
-            norm_heads(query, &layer.q_norm);
-            norm_heads(key, &layer.k_norm);
-            for (idx, row) in rows.iter().enumerate() {
-                let (cos, sin) = rope.at(row.position);
-                let key = &mut key[idx * KV_WIDTH..][..KV_WIDTH];
+            each_row(pool, n, [(&mut *normed, HIDDEN)], |idx, [normed]| {
+                rms_norm(&hidden[idx * HIDDEN..][..HIDDEN], &layer.attention_norm, NORM_EPS, normed);
+            });
+            linear::<HIDDEN, 3>(
+                pool,
+                normed,
+                [(&layer.q, &mut *query), (&layer.k, &mut *key), (&layer.v, &mut *value)],
+            );
+            each_row(pool, n, [(&mut *query, Q_WIDTH), (&mut *key, KV_WIDTH)], |idx, [query, key]| {
+                let (cos, sin) = rope.at(rows[idx].position);
                 for head in key.chunks_exact_mut(HEAD_DIM) {
+                    norm_in_place(head, &layer.k_norm);
                     rotate(head, cos, sin);
                 }
-                cache.store(
-                    &running[row.sequence].table,
-                    row.position,
-                    key,
-                    &value[idx * KV_WIDTH..][..KV_WIDTH],
-                );
-                for head in query[idx * Q_WIDTH..][..Q_WIDTH].chunks_exact_mut(HEAD_DIM) {
+                for head in query.chunks_exact_mut(HEAD_DIM) {
+                    norm_in_place(head, &layer.q_norm);
                     rotate(head, cos, sin);
                     head.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
                 }
+            });
+            for (idx, row) in rows.iter().enumerate() {
+                let (key, value) = (&key[idx * KV_WIDTH..][..KV_WIDTH], &value[idx * KV_WIDTH..][..KV_WIDTH]);
+                cache.store(&running[row.sequence].table, row.position, key, value);
             }
             attention(pool, rows, running, cache, query, &mut scratch.scores, attended);
             linear::<Q_WIDTH, 1>(pool, attended, [(&layer.o, &mut *normed)]);
-            add(hidden, normed);
 
-            norm(hidden, &layer.mlp_norm, normed);
+            each_row(pool, n, [(&mut *hidden, HIDDEN), (&mut *normed, HIDDEN)], |_, [hidden, normed]| {
+                add(hidden, normed);
+                rms_norm(hidden, &layer.mlp_norm, NORM_EPS, normed);
+            });
             linear::<HIDDEN, 2>(pool, normed, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
-            silu_mul(gate, up);
+            each_row(pool, n, [(&mut *gate, INTERMEDIATE)], |idx, [gate]| {
+                silu_mul(gate, &up[idx * INTERMEDIATE..][..INTERMEDIATE]);
+            });
             linear::<INTERMEDIATE, 1>(pool, gate, [(&layer.down, &mut *normed)]);
-            add(hidden, normed);
+            each_row(pool, n, [(&mut *hidden, HIDDEN)], |idx, [hidden]| {
+                add(hidden, &normed[idx * HIDDEN..][..HIDDEN]);
+            });
         }
     }
 
@@ -129,9 +138,9 @@ impl Model {
         let Scratch { hidden, normed, logits, .. } = &mut self.scratch;
         let normed = &mut normed[..heads.len() * HIDDEN];
         let logits = &mut logits[..heads.len() * VOCAB];
-        for (row_idx, normed) in heads.iter().zip(normed.chunks_exact_mut(HIDDEN)) {
-            rms_norm(&hidden[row_idx * HIDDEN..][..HIDDEN], &self.weights.norm, NORM_EPS, normed);
-        }
+        each_row(&self.pool, heads.len(), [(&mut *normed, HIDDEN)], |idx, [normed]| {
+            rms_norm(&hidden[heads[idx] * HIDDEN..][..HIDDEN], &self.weights.norm, NORM_EPS, normed);
+        });
         linear::<HIDDEN, 1>(&self.pool, normed, [(&self.weights.embed, &mut *logits)]);
         logits
     }
@@ -144,20 +153,11 @@ fn embed(weights: &[Weight], hidden: &mut [f32]) {
     }
 }
 
-/// Norms each row of `x` (n, HIDDEN) into `out`.
-fn norm(x: &[f32], weight: &[f32], out: &mut [f32]) {
-    for (x, out) in x.chunks_exact(HIDDEN).zip(out.chunks_exact_mut(HIDDEN)) {
-        rms_norm(x, weight, NORM_EPS, out);
-    }
-}
-
-/// Norms each head of `x` (n, heads, HEAD_DIM) in place.
-fn norm_heads(x: &mut [f32], weight: &[f32]) {
+/// Norms one head.
+fn norm_in_place(head: &mut [f32], weight: &[f32]) {
     let mut before = [0.0; HEAD_DIM];
-    for head in x.chunks_exact_mut(HEAD_DIM) {
-        before.copy_from_slice(head);
-        rms_norm(&before, weight, NORM_EPS, head);
-    }
+    before.copy_from_slice(head);
+    rms_norm(&before, weight, NORM_EPS, head);
 }
 
 /// Adds `addend` to `x`, element by element.

@@ -3,7 +3,7 @@
 //! A block is known by its tokens and by the block before it, as in a radix tree (SGLang, Zheng et al. 2024,
 //! section 3) whose every node is one block. Matches compare whole tokens, never hashes alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use crate::{
     kv::BlockPool,
@@ -98,8 +98,8 @@ impl PrefixCache {
             let Some(tokens) = sequence.tokens[idx * BLOCK..].first_chunk() else { return };
             let prefix = Prefix { parent, tokens: *tokens };
             // Two sequences may fill two blocks alike; the first stays known.
-            if !self.blocks.contains_key(&prefix) {
-                self.blocks.insert(prefix, block);
+            if let Entry::Vacant(unknown) = self.blocks.entry(prefix) {
+                unknown.insert(block);
                 self.held[block as usize] = Some(prefix);
             }
         }

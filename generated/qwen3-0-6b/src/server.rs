@@ -21,7 +21,7 @@ use rt::{
     openai, operations,
     request::{QueueBound, queue},
     serve::serve,
-    state::{Build, Keys, Limits, Service, State},
+    state::{Build, Defaults, Keys, Limits, Service, State},
     tokenizer::Tokenizer,
 };
 
@@ -47,7 +47,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "093942e2203e78d90f99d26935e1f6348df849b9983955f037b394939b9de314",
-    plan_digest: "515cbe24d49d19a32752b4f349138726d5eaef470482f11aadb4325f9f65cb42",
+    plan_digest: "91ed848e1303d911de813ffbee4575faab30317b8ceb83350aa343854b9239be",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };
 
@@ -65,6 +65,10 @@ const LIMITS: Limits = Limits {
     drain_time: Duration::from_secs(30),
     stall_time: Duration::from_secs(30),
 };
+
+/// How a request is sampled that does not say otherwise: as the model's makers do (`generation_config.json`).
+const DEFAULTS: Defaults =
+    Defaults { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0, repetition_penalty: 1.0 };
 
 /// The model's chat template, fixed here: no request and no folder can bring another.
 const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
@@ -88,6 +92,7 @@ impl Server {
             model: NAME,
             build: BUILD,
             limits: LIMITS,
+            defaults: DEFAULTS,
             eos: EOS,
             tokenizer: Tokenizer::open(args.model.join("tokenizer.json"))?,
             template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),

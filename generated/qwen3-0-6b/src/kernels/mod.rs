@@ -8,6 +8,8 @@ mod matmul;
 mod norm;
 mod rope;
 
+use std::ops::Range;
+
 use rt::{checkpoint::Matrix, columns::Columns, pool::Pool};
 
 pub use self::{activation::silu_mul, norm::rms_norm, rope::rotate};
@@ -33,6 +35,24 @@ pub fn linear<const K: usize, const N: usize>(
     });
 }
 
+/// Calls `work` for each of `n` rows, with its index and its part of every matrix (n, width), spread over the threads.
+pub fn each_row<const N: usize>(
+    pool: &Pool,
+    n: usize,
+    matrices: [(&mut [f32], usize); N],
+    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let matrices = matrices.map(|(matrix, width)| Columns::new(matrix, width));
+    let compute = |rows: Range<usize>| {
+        for row_idx in rows {
+            // SAFETY: a row is in one share, and the matrices are different ones.
+            work(row_idx, matrices.map(|matrix| unsafe { matrix.row_mut(row_idx, 0..matrix.stride()) }));
+        }
+    };
+    // Shares are whole groups of eight: as few rows are one thread's, and done before the others would wake.
+    if n <= 8 { compute(0..n) } else { pool.run(|thread| compute(pool.share(n, thread))) }
+}
+
 /// Attends every row to the positions its sequence has stored so far: `query` and `out` are (n, Q_WIDTH), `scores`
 /// is memory of (threads, GROUP * MAX_CONTEXT).
 pub fn attention(
@@ -50,8 +70,10 @@ pub fn attention(
     pool.run(|thread| {
         // SAFETY: each thread takes its own row of `scores`.
         let scores = unsafe { scores.row_mut(thread, 0..GROUP * MAX_CONTEXT) };
-        for task in pool.share(rows.len() * N_KV_HEADS, thread) {
-            let (row_idx, kv_head) = (task / N_KV_HEADS, task % N_KV_HEADS);
+        // Later rows of a prompt attend to more positions, so threads take turns. Head by head, as the rows of a prompt
+        // then find its keys and values in cache.
+        for task in (thread..rows.len() * N_KV_HEADS).step_by(pool.n_threads()) {
+            let (kv_head, row_idx) = (task / rows.len(), task % rows.len());
             let row = &rows[row_idx];
             let cols = kv_head * HEADS_WIDTH..(kv_head + 1) * HEADS_WIDTH;
             // SAFETY: a task is done by one thread, and no two tasks have the same row and heads.
@@ -73,7 +95,6 @@ pub fn attention(
 
 /// Refuses a processor that the kernels cannot run on.
 pub fn check_processor() -> anyhow::Result<()> {
-    anyhow::ensure!(is_x86_feature_detected!("avx2"), "this binary needs a processor with avx2");
-    anyhow::ensure!(is_x86_feature_detected!("fma"), "this binary needs a processor with fma");
+    anyhow::ensure!(is_x86_feature_detected!("avx512f"), "this binary needs a processor with avx512f");
     Ok(())
 }

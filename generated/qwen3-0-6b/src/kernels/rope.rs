@@ -10,11 +10,11 @@ pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32]) {
         "an angle for each pair of {}",
         x.len()
     );
-    // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
+    // SAFETY: the server refuses to start on a processor without AVX-512 F.
     unsafe { rotate_lanes(x, cos, sin) }
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx512f")]
 fn rotate_lanes(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (first, second) = x.split_at_mut(cos.len());
     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {

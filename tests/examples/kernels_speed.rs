@@ -103,10 +103,16 @@ fn streamed<'a, W: Copy + Sync>(
     let mut y = vec![0.0f32; n_rows * n_cols];
     let run = move || {
         let (w, y) = (w.window(n_cols * k), Columns::new(&mut y, n_cols));
-        pool.run(|thread| matmul(&x, w, pool.share(n_cols, thread), y));
+        each_piece(pool, n_cols, |cols| matmul(&x, w, cols, y));
     };
     let bytes = n_cols * k * size_of::<W>();
     Row::new(format!("{name} {n_rows} × {k}, weights from memory"), Ceiling::Read, bytes, run)
+}
+
+/// The columns in pieces, as an emitted crate's `linear` takes them.
+fn each_piece(pool: &Pool, n_cols: usize, work: impl Fn(Range<usize>) + Sync) {
+    let pieces = pool.pieces(n_cols);
+    pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(&work));
 }
 
 /// `n_rows` rows of K against weights that are read once for all of them.
@@ -122,7 +128,7 @@ fn reused<'a, W: Copy + Sync>(
     let w = &w.values[..n_cols * k];
     let run = move || {
         let y = Columns::new(&mut y, n_cols);
-        pool.run(|thread| matmul(&x, w, pool.share(n_cols, thread), y));
+        each_piece(pool, n_cols, |cols| matmul(&x, w, cols, y));
     };
     Row::new(format!("{name} {n_rows} × {k} × {n_cols}"), Ceiling::Multiply, 2 * n_rows * k * n_cols, run)
 }
@@ -141,12 +147,10 @@ fn attention<'a>(
     let query = [0.1f32; 256];
     let run = move || {
         let (keys, values) = cache.window(2 * layer).split_at(layer);
-        pool.run(|thread| {
+        pool.run(N_KV_HEADS, |_, head| {
             let (mut scores, mut out) = (vec![0.0; 2 * n_positions], [0.0; 256]);
-            for head in (thread..N_KV_HEADS).step_by(pool.n_threads()) {
-                let positions = 0..n_positions;
-                attend(&query, keys, values, &blocks, head, N_KV_HEADS, positions, &mut scores, &mut out);
-            }
+            let positions = 0..n_positions;
+            attend(&query, keys, values, &blocks, head, N_KV_HEADS, positions, &mut scores, &mut out);
             std::hint::black_box(&out);
         });
     };

@@ -13,14 +13,30 @@ mod server;
 mod shape;
 mod weights;
 
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
 use rt::args::Args;
 
-use crate::server::{ABOUT, LISTEN, MODEL_DIR, NAME, Server};
+use crate::server::{ABOUT, LISTEN, MODEL_DIR, NAME};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse(NAME, ABOUT, MODEL_DIR, LISTEN);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
     kernels::check_processor()?;
-    let server = Server::open(&args)?;
-    println!("{NAME} ready on http://{}", server.address()?);
-    server.run()
+    let server = server::open(args)?;
+    // Whoever started it may not be listening.
+    let _ = writeln!(io::stdout(), "{NAME} ready on http://{}", server.address()?);
+    Ok(server.run()?)
 }

@@ -1,14 +1,8 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use axum::{
     Router,
     routing::{get, post},
@@ -20,7 +14,7 @@ use rt::{
     metrics::{CacheShape, Metrics},
     openai, operations,
     request::{QueueBound, queue},
-    serve::serve,
+    serve::Front,
     state::{Build, Defaults, Keys, Limits, Service, State},
     tokenizer::Tokenizer,
 };
@@ -73,49 +67,40 @@ const DEFAULTS: Defaults =
 /// The model's chat template, fixed here: no request and no folder can bring another.
 const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
 
-/// A server that is ready: the address is taken, the weights are mapped, all memory is there, the engine runs.
-pub struct Server {
-    listener: TcpListener,
-    state: State,
+/// Makes everything ready: takes the address, maps the weights, takes all memory, starts the engine.
+pub fn open(args: &Args) -> anyhow::Result<Front> {
+    let listener = TcpListener::bind(args.listen).map_err(|error| {
+        anyhow!("cannot listen on {}: {error}; --listen takes another address", args.listen)
+    })?;
+    let metrics =
+        Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
+    let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
+    let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
+    let (tokenizer, model) = read(&args.model)
+        .map_err(|error| anyhow!("{error}; --model names the folder that this binary was built for"))?;
+    let state = State::new(Service {
+        model: NAME,
+        build: BUILD,
+        limits: LIMITS,
+        defaults: DEFAULTS,
+        eos: EOS,
+        tokenizer,
+        template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
+        outbox,
+        metrics: Arc::clone(&metrics),
+        keys: args.api_key_file.as_ref().map_or_else(|| Ok(Keys::default()), Keys::read)?,
+    });
+    let engine = Engine::new(model, inbox, metrics);
+    // It ends when the last handler has let go of the queue.
+    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    state.set_ready();
+    Ok(Front::new(listener, routes(), state)?)
 }
 
-impl Server {
-    /// Makes everything ready.
-    pub fn open(args: &Args) -> anyhow::Result<Self> {
-        let listener =
-            TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
-        let metrics =
-            Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
-        let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
-        let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
-        let state = State::new(Service {
-            model: NAME,
-            build: BUILD,
-            limits: LIMITS,
-            defaults: DEFAULTS,
-            eos: EOS,
-            tokenizer: Tokenizer::open(args.model.join("tokenizer.json"))?,
-            template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
-            outbox,
-            metrics: Arc::clone(&metrics),
-            keys: args.api_key_file.as_ref().map_or_else(|| Ok(Keys::default()), Keys::read)?,
-        });
-        let engine = Engine::new(Model::open(&Checkpoint::open(&args.model)?)?, inbox, metrics);
-        // It ends when the last handler has let go of the queue.
-        thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
-        state.set_ready();
-        Ok(Self { listener, state })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Serves until the process is told to stop.
-    pub fn run(self) -> anyhow::Result<()> {
-        Ok(serve(self.listener, routes(), self.state)?)
-    }
+/// What the model folder holds.
+fn read(folder: &Path) -> anyhow::Result<(Tokenizer, Model)> {
+    let checkpoint = Checkpoint::open(folder)?;
+    Ok((Tokenizer::open(folder.join("tokenizer.json"))?, Model::open(&checkpoint)?))
 }
 
 /// The routes that exist.

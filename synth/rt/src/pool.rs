@@ -1,8 +1,11 @@
-//! A pool of pinned threads for parallel regions of a few microseconds.
+//! A pool of threads for parallel regions of a few microseconds.
 //!
 //! A decode step of a small model holds hundreds of regions, so starting one must cost about a microsecond.
-//! Workers therefore spin between regions, and park when none comes for `SPIN`, so that an idle process
+//! Workers therefore spin between regions, and park when none comes for [`SPIN`], so that an idle process
 //! uses no processor time.
+//!
+//! A region is a number of tasks, each taken by whichever thread is free. Nobody waits for a worker that has not come:
+//! where other processes want the cores too, a worker may be away for milliseconds, and the others do its tasks.
 
 use std::{
     any::Any,
@@ -18,31 +21,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
 /// How long a thread spins before it parks: longer than the serial work between two regions of one step.
 const SPIN: Duration = Duration::from_micros(100);
 /// Spins between two looks at the clock: about two microseconds.
 const SPINS_PER_LOOK: u32 = 64;
 /// Between two looks passed this long: another process took the core, so spinning only keeps it from others.
 const PREEMPTED: Duration = Duration::from_micros(50);
+/// Pieces of a range for each thread: what a thread that is held up leaves to the others.
+const PIECES_PER_THREAD: usize = 2;
+/// A piece is a whole number of these, so that kernels meet few ragged ends.
+const GRAIN: usize = 8;
 
-/// Threads that run one closure together. The caller of [`Pool::run`] is thread 0.
+/// Threads that work on the tasks of a region together. The caller of [`Pool::run`] is thread 0.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
-/// The closure of a region, its lifetime erased.
-type Job = *const (dyn Fn(usize) + Sync);
+/// The closure of a region, its lifetime erased: it is called with a thread and a task.
+type Job = *const (dyn Fn(usize, usize) + Sync);
+
+/// What the gate is opened for.
+#[derive(Clone, Copy)]
+struct Region {
+    /// `None` ends the workers.
+    job: Option<Job>,
+    n_tasks: usize,
+}
 
 struct Shared {
-    /// Counts regions; a worker that sees it move has a job. Alone in its cache line, as it is spun upon.
-    epoch: Line<AtomicU64>,
-    /// Workers that have not finished the current region.
-    n_running: Line<AtomicUsize>,
-    /// The closure of the current region, null to end the workers. Written only between regions.
-    job: UnsafeCell<Option<Job>>,
+    /// Which region this is, whether it is open, and how many workers are in it. Alone in its cache line, as it is spun
+    /// upon.
+    gate: Line<AtomicU64>,
+    /// The first task that nobody has taken.
+    next_task: Line<AtomicUsize>,
+    /// Written only while the gate is closed and nobody is inside.
+    region: UnsafeCell<Region>,
     /// Whether a region runs: regions neither nest nor overlap.
     entered: AtomicBool,
     /// Per worker: whether it parked and must be woken.
@@ -54,41 +68,76 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+/// One worker inside; the bits below [`OPEN`] count them.
+const WORKER: u64 = 1;
+/// Set while workers may come in.
+const OPEN: u64 = 1 << 16;
+/// One region; the bits above [`OPEN`] count them.
+const EPOCH: u64 = 1 << 17;
+
+/// The region's number.
+fn epoch(gate: u64) -> u64 {
+    gate / EPOCH
+}
+
+/// How many workers are in it.
+fn n_inside(gate: u64) -> u64 {
+    gate % OPEN
+}
+
 /// Keeps a value from sharing cache lines (two, as lines are fetched in pairs) with its neighbours.
 #[repr(align(128))]
 struct Line<T>(T);
 
-// SAFETY: `job` is written by the thread that holds `entered` while no worker runs, and read by workers only
-// after they saw the epoch of that write; everything else is synchronised by its own type.
+// SAFETY: `region` is written by the thread that holds `entered` while the gate is closed and nobody is inside, and read
+// by workers that came in through the gate; everything else is synchronised by its own type.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer in `job` is never followed outside a region.
+// SAFETY: as above; the pointer in `region` is never followed outside a region.
 unsafe impl Send for Shared {}
 
+/// A range cut into pieces, to be tasks of a region.
+#[derive(Clone, Copy)]
+pub struct Pieces {
+    n: usize,
+    len: usize,
+}
+
+impl Pieces {
+    /// How many pieces there are.
+    pub fn count(self) -> usize {
+        self.n.div_ceil(self.len)
+    }
+
+    /// A piece; `None` behind the last.
+    pub fn get(self, idx: usize) -> Option<Range<usize>> {
+        let start = idx * self.len;
+        (start < self.n).then(|| start..self.n.min(start + self.len))
+    }
+}
+
 impl Pool {
-    /// Starts `n_threads - 1` workers, each pinned to a core of its own when the system allows it.
+    /// Starts `n_threads - 1` workers.
     ///
-    /// The caller is not pinned: it may be any thread, and threads that it starts would inherit the mask.
+    /// They are not pinned: where a core is wanted by another process too, the system may then move what waits for it.
     pub fn new(n_threads: usize) -> Pool {
-        let n_workers = n_threads.max(1) - 1;
+        let n_workers = n_threads.clamp(1, OPEN as usize) - 1;
         let shared = Arc::new(Shared {
-            epoch: Line(AtomicU64::new(0)),
-            n_running: Line(AtomicUsize::new(0)),
-            job: UnsafeCell::new(None),
+            gate: Line(AtomicU64::new(0)),
+            next_task: Line(AtomicUsize::new(0)),
+            region: UnsafeCell::new(Region { job: None, n_tasks: 0 }),
             entered: AtomicBool::new(false),
             parked: (0..n_workers).map(|_| Line(AtomicBool::new(false))).collect(),
             caller: Mutex::new(None),
             caller_parked: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let cores = allowed_cores();
         let workers = (1..=n_workers)
             .map_while(|thread| {
                 let shared = shared.clone();
-                let core = cores.get(thread).copied();
                 // A system that is out of threads gives a smaller pool, which `n_threads` reports.
                 thread::Builder::new()
                     .name(format!("pool-{thread}"))
-                    .spawn(move || work(&shared, thread, core))
+                    .spawn(move || work(&shared, thread))
                     .ok()
             })
             .collect();
@@ -100,31 +149,30 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// The part of `0..n` that `thread` should work on: contiguous, a multiple of 8 long except at the end,
-    /// possibly empty. The parts of all threads tile `0..n`.
-    pub fn share(&self, n: usize, thread: usize) -> Range<usize> {
-        let n_groups = n.div_ceil(8);
-        let bound = |thread: usize| (n_groups * thread / self.n_threads() * 8).min(n);
-        bound(thread)..bound(thread + 1)
+    /// `0..n` in a few pieces for each thread, multiples of 8 long except the last.
+    pub fn pieces(&self, n: usize) -> Pieces {
+        let n_pieces = if self.workers.is_empty() { 1 } else { PIECES_PER_THREAD * self.n_threads() };
+        Pieces { n, len: n.div_ceil(n_pieces).next_multiple_of(GRAIN).max(GRAIN) }
     }
 
-    /// Runs `f(thread)` once on every thread and returns when all are done.
+    /// Runs `f(thread, task)` once for every task of `0..n_tasks`, on whichever thread takes it, and returns when all
+    /// are done. No thread does two tasks at once.
     ///
-    /// A panic in any of them reaches the caller, after all have ended. Panics when called while a region
+    /// A panic in any of them reaches the caller, after all that began have ended. Panics when called while a region
     /// of this pool runs.
-    pub fn run(&self, f: impl Fn(usize) + Sync) {
+    pub fn run(&self, n_tasks: usize, f: impl Fn(usize, usize) + Sync) {
         let shared = &*self.shared;
         assert!(
             !shared.entered.swap(true, Ordering::Acquire),
             "a parallel region of this pool is already running"
         );
-        let job: *const (dyn Fn(usize) + Sync + '_) = &f;
-        // SAFETY: only the lifetime changes. `f` lives until the end of this function, which first waits for
-        // every worker to finish with it.
-        let job: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job) };
-        self.start(Some(job));
-        let own = panic::catch_unwind(AssertUnwindSafe(|| f(0)));
-        shared.wait_for_workers();
+        let job: *const (dyn Fn(usize, usize) + Sync + '_) = &f;
+        // SAFETY: only the lifetime changes. `f` lives until the end of this function, which first closes the gate and
+        // waits until nobody is inside.
+        let job: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job) };
+        self.open(Region { job: Some(job), n_tasks });
+        let own = panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(n_tasks, |task| f(0, task))));
+        shared.close();
         let theirs = lock(&shared.panic).take();
         shared.entered.store(false, Ordering::Release);
         if let Some(payload) = own.err().or(theirs) {
@@ -132,14 +180,15 @@ impl Pool {
         }
     }
 
-    /// Publishes a job to all workers and wakes those that parked.
-    fn start(&self, job: Option<Job>) {
+    /// Opens the gate for a region, and wakes the workers that parked.
+    fn open(&self, region: Region) {
         let shared = &*self.shared;
-        // SAFETY: the caller holds `entered` and no worker runs, so nobody else reads or writes the job.
-        unsafe { *shared.job.get() = job };
-        shared.n_running.0.store(self.workers.len(), Ordering::Relaxed);
-        // SeqCst orders this before the loads of `parked`: a worker either sees the epoch or is woken.
-        shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the caller holds `entered`, and the gate was closed until nobody was inside.
+        unsafe { *shared.region.get() = region };
+        shared.next_task.0.store(0, Ordering::Relaxed);
+        let closed = shared.gate.0.load(Ordering::Relaxed);
+        // SeqCst orders this before the loads of `parked`: a worker either sees the gate open or is woken.
+        shared.gate.0.store(closed + EPOCH + OPEN, Ordering::SeqCst);
         for (worker, parked) in self.workers.iter().zip(&shared.parked) {
             if parked.0.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -150,7 +199,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.start(None);
+        self.open(Region { job: None, n_tasks: 0 });
         for worker in self.workers.drain(..) {
             // A worker catches every panic of a job, so it can only end by returning.
             let _ = worker.join();
@@ -159,59 +208,82 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn wait_for_workers(&self) {
-        let done = || self.n_running.0.load(Ordering::Acquire) == 0;
-        if spin_until(done) {
-            return;
+    /// Takes tasks until none is left.
+    fn take_tasks(&self, n_tasks: usize, f: impl Fn(usize)) {
+        loop {
+            let task = self.next_task.0.fetch_add(1, Ordering::Relaxed);
+            if task >= n_tasks {
+                return;
+            }
+            f(task);
         }
-        *lock(&self.caller) = Some(thread::current());
-        self.caller_parked.store(true, Ordering::SeqCst);
-        while self.n_running.0.load(Ordering::SeqCst) != 0 {
-            thread::park();
-        }
-        self.caller_parked.store(false, Ordering::Relaxed);
     }
 
-    /// Marks one worker as finished; the last one wakes the caller if it parked.
-    fn finish(&self) {
-        if self.n_running.0.fetch_sub(1, Ordering::SeqCst) == 1
+    /// Whether a region is open that is not the one of number `seen`.
+    fn is_open_anew(&self, seen: u64) -> bool {
+        let gate = self.gate.0.load(Ordering::SeqCst);
+        gate & OPEN != 0 && epoch(gate) != seen
+    }
+
+    /// Lets a worker in, unless the gate is closed; returns the region's number.
+    fn enter(&self) -> Option<u64> {
+        let step_in = |gate: u64| (gate & OPEN != 0).then_some(gate + WORKER);
+        self.gate.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, step_in).ok().map(epoch)
+    }
+
+    /// Lets a worker out; the last one wakes the caller if it parked.
+    fn leave(&self) {
+        let before = self.gate.0.fetch_sub(WORKER, Ordering::SeqCst);
+        if n_inside(before) == 1
             && self.caller_parked.load(Ordering::SeqCst)
             && let Some(caller) = &*lock(&self.caller)
         {
             caller.unpark();
         }
     }
+
+    /// Closes the gate and waits until nobody is inside.
+    fn close(&self) {
+        let is_empty = || n_inside(self.gate.0.load(Ordering::SeqCst)) == 0;
+        self.gate.0.fetch_and(!OPEN, Ordering::SeqCst);
+        if spin_until(is_empty) {
+            return;
+        }
+        *lock(&self.caller) = Some(thread::current());
+        self.caller_parked.store(true, Ordering::SeqCst);
+        while !is_empty() {
+            thread::park();
+        }
+        self.caller_parked.store(false, Ordering::Relaxed);
+    }
 }
 
 /// The life of worker `thread`.
-fn work(shared: &Shared, thread: usize, core: Option<usize>) {
-    if let Some(core) = core {
-        let mut set = CpuSet::new();
-        set.set(core);
-        // Pinning is a help, not a need: a container may forbid it.
-        let _ = sched_setaffinity(None, &set);
-    }
+fn work(shared: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
-        let moved = || shared.epoch.0.load(Ordering::Acquire) != seen;
-        if !spin_until(moved) {
+        if !spin_until(|| shared.is_open_anew(seen)) {
             let parked = &shared.parked[thread - 1].0;
             parked.store(true, Ordering::SeqCst);
-            while shared.epoch.0.load(Ordering::SeqCst) == seen {
+            while !shared.is_open_anew(seen) {
                 thread::park();
             }
             parked.store(false, Ordering::Relaxed);
         }
-        // No epoch is skipped: the next region starts only after this worker has finished this one.
-        seen += 1;
-        // SAFETY: the epoch moved after the job was written, and it is written again only after `finish`.
-        let Some(job) = (unsafe { *shared.job.get() }) else { return };
-        // SAFETY: `run` keeps the closure alive until `finish` has been called.
+        // It may have closed meanwhile: the others were done.
+        let Some(epoch) = shared.enter() else { continue };
+        seen = epoch;
+        // SAFETY: the region is not written while this worker is inside.
+        let Region { job, n_tasks } = unsafe { *shared.region.get() };
+        let Some(job) = job else { return };
+        // SAFETY: `run` keeps the closure alive until nobody is inside.
         let job = unsafe { &*job };
-        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job(thread))) {
+        let done =
+            panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(n_tasks, |task| job(thread, task))));
+        if let Err(payload) = done {
             lock(&shared.panic).get_or_insert(payload);
         }
-        shared.finish();
+        shared.leave();
     }
 }
 
@@ -231,14 +303,6 @@ fn spin_until(done: impl Fn() -> bool) -> bool {
             return done();
         }
         last_look = now;
-    }
-}
-
-/// The cores this process may use, in order.
-fn allowed_cores() -> Vec<usize> {
-    match sched_getaffinity(None) {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect(),
-        Err(_) => Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     pin::{Pin, pin},
     process::exit,
     sync::Arc,
@@ -26,7 +26,7 @@ use hyper_util::{
 use serde_json::json;
 use tokio::{
     net::TcpStream,
-    runtime,
+    runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     task::JoinSet,
@@ -54,23 +54,43 @@ const FIRST_BYTE_TIME: Duration = Duration::from_millis(100);
 /// For the last bytes of answers to leave once no more are made.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
-/// Serves `routes` on `listener` until the process is told to stop, and then until running requests have
-/// finished, for [`crate::state::Limits::drain_time`] at most.
-///
-/// SIGTERM or SIGINT stops it; a second one ends the process at once. `routes` come without their state, as
-/// `Router::new().route(..)` makes them.
-pub fn serve(listener: TcpListener, routes: Router<State>, state: State) -> io::Result<()> {
-    // Two threads: the cores belong to the engine, and a long text must not stop the other requests' tokens.
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-        tokio::spawn(obey(signals, state.clone()));
-        serve_until_drained(listener, routes, state).await
-    })
+/// The HTTP side of a server, ready to serve.
+pub struct Front {
+    runtime: Runtime,
+    listener: TcpListener,
+    routes: Router<State>,
+    state: State,
+}
+
+impl Front {
+    /// Takes `listener` for `routes`, which come without their state, as `Router::new().route(..)` makes them. From now
+    /// on SIGTERM or SIGINT asks the server to stop; a second one ends the process at once.
+    pub fn new(listener: TcpListener, routes: Router<State>, state: State) -> io::Result<Front> {
+        // Two threads: the cores belong to the engine, and a long text must not stop the other requests' tokens.
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(2)
+            .enable_all()
+            .build()?;
+        let obeying = runtime.block_on(async {
+            let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+            io::Result::Ok(tokio::spawn(obey(signals, state.clone())))
+        });
+        obeying?;
+        Ok(Front { runtime, listener, routes, state })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the process is told to stop, and then until running requests have finished, for
+    /// [`crate::state::Limits::drain_time`] at most.
+    pub fn run(self) -> io::Result<()> {
+        let Front { runtime, listener, routes, state } = self;
+        runtime.block_on(serve_until_drained(listener, routes, state))
+    }
 }
 
 /// Drains at the first signal and ends the process at the second.

@@ -27,10 +27,14 @@ pub fn linear<const K: usize, const N: usize>(
     x: &[f32],
     products: [(&Matrix<Weight>, &mut [f32]); N],
 ) {
-    let products = products.map(|(w, y)| (w, Columns::new(y, w.rows())));
-    pool.run(|thread| {
-        for (w, y) in &products {
-            matmul::matmul::<K>(x, w, pool.share(w.rows(), thread), *y);
+    let products = products.map(|(w, y)| (w, Columns::new(y, w.rows()), pool.pieces(w.rows())));
+    let n_tasks = products.iter().map(|(_, _, pieces)| pieces.count()).sum();
+    pool.run(n_tasks, |_, mut task| {
+        for (w, y, pieces) in &products {
+            if let Some(cols) = pieces.get(task) {
+                return matmul::matmul::<K>(x, w, cols, *y);
+            }
+            task -= pieces.count();
         }
     });
 }
@@ -45,12 +49,16 @@ pub fn each_row<const N: usize>(
     let matrices = matrices.map(|(matrix, width)| Columns::new(matrix, width));
     let compute = |rows: Range<usize>| {
         for row_idx in rows {
-            // SAFETY: a row is in one share, and the matrices are different ones.
+            // SAFETY: a row is in one piece, and the matrices are different ones.
             work(row_idx, matrices.map(|matrix| unsafe { matrix.row_mut(row_idx, 0..matrix.stride()) }));
         }
     };
-    // Shares are whole groups of eight: as few rows are one thread's, and done before the others would wake.
-    if n <= 8 { compute(0..n) } else { pool.run(|thread| compute(pool.share(n, thread))) }
+    // Pieces are whole groups of eight: as few rows are one thread's, and done before the others would wake.
+    if n <= 8 {
+        return compute(0..n);
+    }
+    let pieces = pool.pieces(n);
+    pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(compute));
 }
 
 /// Attends every row to the positions its sequence has stored so far: `query` and `out` are (n, Q_WIDTH), `scores`
@@ -67,29 +75,26 @@ pub fn attention(
     const HEADS_WIDTH: usize = GROUP * HEAD_DIM;
     let scores = Columns::new(scores, GROUP * MAX_CONTEXT);
     let out = Columns::new(out, Q_WIDTH);
-    pool.run(|thread| {
-        // SAFETY: each thread takes its own row of `scores`.
+    // Head by head, as the rows of a prompt then find its keys and values in cache.
+    pool.run(rows.len() * N_KV_HEADS, |thread, task| {
+        let (kv_head, row_idx) = (task / rows.len(), task % rows.len());
+        // SAFETY: each thread takes its own row of `scores`, and does one task at a time.
         let scores = unsafe { scores.row_mut(thread, 0..GROUP * MAX_CONTEXT) };
-        // Later rows of a prompt attend to more positions, so threads take turns. Head by head, as the rows of a prompt
-        // then find its keys and values in cache.
-        for task in (thread..rows.len() * N_KV_HEADS).step_by(pool.n_threads()) {
-            let (kv_head, row_idx) = (task / rows.len(), task % rows.len());
-            let row = &rows[row_idx];
-            let cols = kv_head * HEADS_WIDTH..(kv_head + 1) * HEADS_WIDTH;
-            // SAFETY: a task is done by one thread, and no two tasks have the same row and heads.
-            let out = unsafe { out.row_mut(row_idx, cols.clone()) };
-            attention::attend::<HEAD_DIM, GROUP, BLOCK>(
-                &query[row_idx * Q_WIDTH..][cols],
-                &cache.keys,
-                &cache.values,
-                &running[row.sequence].table,
-                kv_head,
-                N_KV_HEADS,
-                0..row.position + 1,
-                scores,
-                out,
-            );
-        }
+        let row = &rows[row_idx];
+        let cols = kv_head * HEADS_WIDTH..(kv_head + 1) * HEADS_WIDTH;
+        // SAFETY: no two tasks have the same row and heads.
+        let out = unsafe { out.row_mut(row_idx, cols.clone()) };
+        attention::attend::<HEAD_DIM, GROUP, BLOCK>(
+            &query[row_idx * Q_WIDTH..][cols],
+            &cache.keys,
+            &cache.values,
+            &running[row.sequence].table,
+            kv_head,
+            N_KV_HEADS,
+            0..row.position + 1,
+            scores,
+            out,
+        );
     });
 }
 

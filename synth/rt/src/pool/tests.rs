@@ -7,16 +7,17 @@ use std::{
 use super::*;
 
 #[test]
-fn every_thread_runs_every_region_exactly_once() {
-    for n_threads in [1, 2, 3, 5] {
+fn every_task_of_every_region_is_done_exactly_once() {
+    for (n_threads, n_tasks) in [(1, 3), (2, 1), (2, 2), (2, 7), (3, 16), (5, 4)] {
         let pool = Pool::new(n_threads);
-        let counts: Vec<AtomicUsize> = (0..n_threads).map(|_| AtomicUsize::new(0)).collect();
-        // A million on a quiet machine; fewer where other processes want the cores.
+        let counts: Vec<AtomicUsize> = (0..n_tasks).map(|_| AtomicUsize::new(0)).collect();
+        // Half a million on a quiet machine; fewer where other processes want the cores.
         let start = Instant::now();
         let mut n_regions = 0;
-        while n_regions < 1_000_000 && start.elapsed() < Duration::from_secs(2) {
-            pool.run(|thread| {
-                counts[thread].fetch_add(1, Ordering::Relaxed);
+        while n_regions < 500_000 && start.elapsed() < Duration::from_secs(1) {
+            pool.run(n_tasks, |thread, task| {
+                assert!(thread < n_threads);
+                counts[task].fetch_add(1, Ordering::Relaxed);
             });
             n_regions += 1;
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == n_regions));
@@ -25,14 +26,45 @@ fn every_thread_runs_every_region_exactly_once() {
 }
 
 #[test]
+fn no_thread_does_two_tasks_at_once() {
+    let pool = Pool::new(4);
+    let busy: Vec<AtomicUsize> = (0..4).map(|_| AtomicUsize::new(0)).collect();
+    for _ in 0..200 {
+        pool.run(16, |thread, _| {
+            assert_eq!(busy[thread].fetch_add(1, Ordering::SeqCst), 0);
+            thread::yield_now();
+            assert_eq!(busy[thread].fetch_sub(1, Ordering::SeqCst), 1);
+        });
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_worker_that_has_not_come() {
+    let pool = Pool::new(2);
+    let start = Instant::now();
+    let held_up = AtomicUsize::new(0);
+    // Whoever is the worker sleeps in its first task; the caller does the rest meanwhile, and waits for that one alone.
+    pool.run(64, |thread, _| {
+        if thread == 1 && held_up.fetch_add(1, Ordering::SeqCst) == 0 {
+            thread::sleep(Duration::from_millis(50));
+        } else {
+            thread::sleep(Duration::from_micros(100));
+        }
+    });
+    assert!(start.elapsed() < Duration::from_millis(150), "{:?}", start.elapsed());
+    assert!(held_up.load(Ordering::SeqCst) < 40, "the caller did its part");
+}
+
+#[test]
 fn writes_of_a_region_are_seen_after_it() {
     let pool = Pool::new(2);
     let mut values = vec![0.0_f32; 64];
     for region in 0..5_000 {
         let columns = crate::columns::Columns::new(&mut values, 64);
-        pool.run(|thread| {
-            // SAFETY: shares are disjoint.
-            let mine = unsafe { columns.row_mut(0, pool.share(64, thread)) };
+        let pieces = pool.pieces(64);
+        pool.run(pieces.count(), |_, task| {
+            // SAFETY: pieces are disjoint.
+            let mine = unsafe { columns.row_mut(0, pieces.get(task).expect("a task for each piece")) };
             mine.fill(region as f32);
         });
         assert!(values.iter().all(|&value| value == region as f32));
@@ -46,7 +78,7 @@ fn regions_after_a_pause_wake_parked_workers() {
     for pause_us in [0, 50, 90, 100, 110, 150, 1000, 3000] {
         for _ in 0..50 {
             thread::sleep(Duration::from_micros(pause_us));
-            pool.run(|_| {
+            pool.run(3, |_, _| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
         }
@@ -55,17 +87,19 @@ fn regions_after_a_pause_wake_parked_workers() {
 }
 
 #[test]
-fn shares_tile_the_range_in_groups_of_eight() {
+fn pieces_tile_the_range_in_groups_of_eight() {
     for n_threads in 1..9 {
         let pool = Pool::new(n_threads);
         for n in [0, 1, 7, 8, 9, 63, 64, 65, 1000, 4096] {
+            let pieces = pool.pieces(n);
+            let ranges: Vec<_> = (0..pieces.count()).filter_map(|idx| pieces.get(idx)).collect();
+            assert_eq!(ranges.len(), pieces.count());
+            assert!(pieces.get(pieces.count()).is_none() && pieces.count() <= 2 * n_threads);
             let mut next = 0;
-            for thread in 0..n_threads {
-                let share = pool.share(n, thread);
-                assert_eq!(share.start, next.min(share.start));
-                assert_eq!(share.start, next);
-                assert!(share.start.is_multiple_of(8) || share.start == n);
-                next = share.end;
+            for range in &ranges {
+                assert!(range.start == next && range.end > next);
+                assert!(range.start.is_multiple_of(8));
+                next = range.end;
             }
             assert_eq!(next, n);
         }
@@ -76,34 +110,37 @@ fn shares_tile_the_range_in_groups_of_eight() {
 fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
     let pool = Pool::new(2);
     for culprit in [0, 1] {
-        let done = AtomicUsize::new(0);
         let caught = panic::catch_unwind(AssertUnwindSafe(|| {
-            pool.run(|thread| {
+            pool.run(64, |thread, _| {
                 if thread == culprit {
                     panic!("thread {thread} fails");
                 }
-                done.fetch_add(1, Ordering::Relaxed);
+                // Leaves the other one time to come.
+                thread::sleep(Duration::from_millis(1));
             });
         }));
         let payload = caught.expect_err("the panic must propagate");
         assert_eq!(payload.downcast_ref::<String>(), Some(&format!("thread {culprit} fails")));
-        assert_eq!(done.load(Ordering::Relaxed), 1, "the other thread finished first");
-        pool.run(|_| ());
+        let count = AtomicUsize::new(0);
+        pool.run(8, |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 8);
     }
 }
 
 #[test]
 fn a_nested_region_is_refused() {
     let pool = Pool::new(2);
-    let caught = panic::catch_unwind(AssertUnwindSafe(|| pool.run(|_| pool.run(|_| ()))));
+    let caught = panic::catch_unwind(AssertUnwindSafe(|| pool.run(1, |_, _| pool.run(1, |_, _| ()))));
     assert!(caught.is_err());
-    pool.run(|_| ());
+    pool.run(2, |_, _| ());
 }
 
 #[test]
 fn an_idle_pool_uses_no_processor_time() {
     let pool = Pool::new(2);
-    pool.run(|_| ());
+    pool.run(2, |_, _| ());
     thread::sleep(Duration::from_millis(20));
     let busy = || -> u64 {
         // Fields 14 and 15 of a thread's stat are its user and system ticks of 10 ms.
@@ -137,7 +174,7 @@ fn an_idle_pool_uses_no_processor_time() {
 fn dropping_joins_spinning_and_parked_workers() {
     for pause_ms in [0, 2] {
         let pool = Pool::new(4);
-        pool.run(|_| ());
+        pool.run(2, |_, _| ());
         thread::sleep(Duration::from_millis(pause_ms));
         let start = Instant::now();
         drop(pool);

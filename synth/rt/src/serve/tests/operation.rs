@@ -289,6 +289,6 @@ fn serve_for_the_parent() {
     state.set_ready();
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     println!("listens on {}", listener.local_addr().expect("bound"));
-    serve(listener, routes(), state).expect("served");
+    Front::new(listener, routes(), state).expect("set up").run().expect("served");
     exit(0);
 }

@@ -1,0 +1,129 @@
+//! The step loop: one pass admits, schedules, runs and commits a batch.
+
+use std::{sync::Arc, time::Instant};
+
+use rt::{
+    metrics::Metrics,
+    request::{Event, Finish, Inbox, Request},
+};
+
+use crate::{
+    forward::Model,
+    kv::BlockPool,
+    prefix_cache::PrefixCache,
+    sample::{Sampler, logprobs},
+    scheduler::Batch,
+    sequence::Sequence,
+    shape::{MAX_SEQUENCES, VOCAB},
+};
+
+/// Everything one step touches, in the order it is touched.
+pub struct Engine {
+    inbox: Inbox,
+    running: Vec<Sequence>,
+    /// Which blocks already hold the beginning of a prompt.
+    prefixes: PrefixCache,
+    blocks: BlockPool,
+    batch: Batch,
+    model: Model,
+    sampler: Sampler,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    /// An idle engine. All memory for serving has been taken when this returns.
+    pub fn new(model: Model, inbox: Inbox, metrics: Arc<Metrics>) -> Self {
+        Self {
+            inbox,
+            running: Vec::with_capacity(MAX_SEQUENCES),
+            prefixes: PrefixCache::new(),
+            blocks: BlockPool::new(),
+            batch: Batch::new(),
+            model,
+            sampler: Sampler::new(),
+            metrics,
+        }
+    }
+
+    /// Serves until no request can arrive any more.
+    pub fn run(mut self) {
+        while let Some(request) = self.inbox.recv() {
+            self.admit(request);
+            while !self.running.is_empty() {
+                self.step();
+            }
+        }
+    }
+
+    /// Runs one step: a token of every sequence that decodes, and a piece of the prompts that are being read.
+    fn step(&mut self) {
+        let started = Instant::now();
+        while self.running.len() < MAX_SEQUENCES
+            && let Some(request) =
+                self.inbox.try_recv_if(|it| self.blocks.can_hold(it.prompt.len() + it.sampling.max_tokens))
+        {
+            self.admit(request);
+        }
+        self.batch.schedule(&self.running);
+        self.model.forward(&self.batch.rows, &self.running);
+        self.commit();
+        self.choose();
+        self.release();
+        self.metrics.kv_cache_usage.set(self.blocks.usage());
+        self.metrics.step(started.elapsed(), self.batch.rows.len());
+    }
+
+    /// Turns a request into a sequence that has all blocks it may ever need.
+    fn admit(&mut self, request: Request) {
+        let mut sequence = Sequence::new(request);
+        // Half the prompts fill 8 blocks or more, so a shared beginning is read and not computed.
+        self.prefixes.lookup(&mut sequence, &mut self.blocks);
+        self.metrics.prefix_cache_queries.add(sequence.tokens.len() as u64);
+        self.metrics.prefix_cache_hits.add(sequence.n_cached as u64);
+        self.blocks.reserve(&mut sequence);
+        self.prefixes.forget(&sequence);
+        self.running.push(sequence);
+    }
+
+    /// Counts in the positions that the step computed.
+    fn commit(&mut self) {
+        for rows in self.batch.rows.chunk_by(|a, b| a.sequence == b.sequence) {
+            let sequence = &mut self.running[rows[0].sequence];
+            sequence.n_computed += rows.len();
+            self.prefixes.insert(sequence, sequence.n_computed - rows.len());
+        }
+    }
+
+    /// Chooses the next token of each sequence that is computed to its end, and scores prompts where asked to.
+    fn choose(&mut self) {
+        for heads in self.batch.heads.chunks(MAX_SEQUENCES) {
+            let logits = self.model.logits(heads);
+            for (row_idx, logits) in heads.iter().zip(logits.chunks_exact(VOCAB)) {
+                let row = self.batch.rows[*row_idx];
+                let sequence = &mut self.running[row.sequence];
+                let n_top = sequence.request.sampling.n_logprobs;
+                match sequence.tokens.get(row.position + 1) {
+                    Some(&next) => sequence.prompt_logprobs.push(logprobs(logits, next, n_top.unwrap_or(0))),
+                    None => {
+                        let token = self.sampler.choose(logits, sequence);
+                        sequence.push(token, n_top.map(|n_top| logprobs(logits, token, n_top)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets go of what has ended, and of what clients have walked away from.
+    fn release(&mut self) {
+        self.running.retain_mut(|sequence| {
+            if sequence.request.cancelled.is_set() {
+                sequence.finish.get_or_insert(Finish::Aborted);
+            }
+            if let Some(finish) = sequence.finish {
+                self.blocks.release(sequence);
+                sequence.request.events.send(Event::Done(finish));
+            }
+            sequence.finish.is_none()
+        });
+    }
+}

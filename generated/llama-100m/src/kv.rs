@@ -1,0 +1,89 @@
+//! KV blocks: fixed memory for keys and values, handed out [`BLOCK`] positions at a time.
+//!
+//! The scheme is PagedAttention's (Kwon et al. 2023, section 4): a sequence holds a table of blocks in order of
+//! position, and a block may stand in several tables.
+
+use std::collections::VecDeque;
+
+use crate::{
+    sequence::Sequence,
+    shape::{BLOCK, HEAD_DIM, N_BLOCKS, N_KV_HEADS},
+};
+
+/// Which blocks are free, and how many sequences read each of the others.
+pub struct BlockPool {
+    /// The block released longest ago comes first, so that what the others still hold stays useful for longer.
+    pub free: VecDeque<u32>,
+    /// For each block the number of sequences whose table holds it.
+    pub n_readers: Vec<u32>,
+}
+
+impl BlockPool {
+    /// All blocks free.
+    pub fn new() -> Self {
+        Self { free: (0..N_BLOCKS as u32).collect(), n_readers: vec![0; N_BLOCKS] }
+    }
+
+    /// Whether a sequence of `n_tokens` could be given all blocks it may ever need, so that it never waits for
+    /// memory once it runs.
+    pub fn can_hold(&self, n_tokens: usize) -> bool {
+        n_tokens.div_ceil(BLOCK) <= self.free.len()
+    }
+
+    /// Completes the table of a sequence that [`can_hold`](Self::can_hold) admitted.
+    pub fn reserve(&mut self, sequence: &mut Sequence) {
+        let n_missing = sequence.max_tokens().div_ceil(BLOCK) - sequence.table.len();
+        for block in self.free.drain(..n_missing) {
+            self.n_readers[block as usize] = 1;
+            sequence.table.push(block);
+        }
+    }
+
+    /// Takes a sequence's table back. Its last blocks are reused first: fewer prompts begin with them.
+    pub fn release(&mut self, sequence: &mut Sequence) {
+        for block in sequence.table.drain(..).rev() {
+            let n_readers = &mut self.n_readers[block as usize];
+            *n_readers -= 1;
+            if *n_readers == 0 {
+                self.free.push_back(block);
+            }
+        }
+    }
+
+    /// The share of blocks that sequences hold, 0 to 1.
+    pub fn usage(&self) -> f64 {
+        1.0 - self.free.len() as f64 / N_BLOCKS as f64
+    }
+}
+
+/// Keys and values of one layer, all blocks.
+pub struct LayerCache {
+    /// (N_BLOCKS, N_KV_HEADS, BLOCK, HEAD_DIM)
+    pub keys: Vec<f32>,
+    /// (N_BLOCKS, N_KV_HEADS, BLOCK, HEAD_DIM)
+    pub values: Vec<f32>,
+}
+
+impl LayerCache {
+    /// Memory for every block, written once so that the system has granted it before the server is ready.
+    pub fn new() -> Self {
+        const LEN: usize = N_BLOCKS * N_KV_HEADS * BLOCK * HEAD_DIM;
+        let granted = || {
+            let mut cells = Vec::with_capacity(LEN);
+            cells.resize_with(LEN, || std::hint::black_box(0.0));
+            cells
+        };
+        Self { keys: granted(), values: granted() }
+    }
+
+    /// Stores one position of one sequence: `key` and `value` are (N_KV_HEADS, HEAD_DIM).
+    pub fn store(&mut self, table: &[u32], position: usize, key: &[f32], value: &[f32]) {
+        let block = table[position / BLOCK] as usize;
+        for head in 0..N_KV_HEADS {
+            let at = ((block * N_KV_HEADS + head) * BLOCK + position % BLOCK) * HEAD_DIM;
+            let from = head * HEAD_DIM;
+            self.keys[at..at + HEAD_DIM].copy_from_slice(&key[from..from + HEAD_DIM]);
+            self.values[at..at + HEAD_DIM].copy_from_slice(&value[from..from + HEAD_DIM]);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! How a token is chosen from one row of logits.
+//!
+//! The order is the one that users of vLLM know: bias, minimum length and penalties change the logits; then
+//! temperature, top-k, min-p and top-p narrow them; then one number drawn from the request's seed and the token's
+//! position picks. Nothing else enters, so a request answers the same at any load.
+
+use rt::request::{Sampling, TokenLogprobs};
+
+use crate::{
+    sequence::Sequence,
+    shape::{EOS, VOCAB},
+};
+
+/// Memory for choosing, taken once.
+pub struct Sampler {
+    /// Logits as the request bends them, (VOCAB).
+    bent: Vec<f32>,
+    /// Tokens still in the running, (at most VOCAB).
+    candidates: Vec<u32>,
+}
+
+impl Sampler {
+    /// Takes the memory for one row.
+    pub fn new() -> Self {
+        Self { bent: vec![0.0; VOCAB], candidates: Vec::with_capacity(VOCAB) }
+    }
+
+    /// The next token of a sequence, given the logits (VOCAB) of its last one.
+    pub fn choose(&mut self, logits: &[f32], sequence: &Sequence) -> u32 {
+        let sampling = &sequence.request.sampling;
+        self.bent.copy_from_slice(logits);
+        self.bend(sequence);
+        if sampling.temperature == 0.0 {
+            return argmax(&self.bent);
+        }
+        self.narrow(sampling);
+        self.draw(uniform(sampling.seed, sequence.tokens.len() as u64))
+    }
+
+    /// Applies what depends on the tokens so far: bias, minimum length, penalties.
+    fn bend(&mut self, sequence: &Sequence) {
+        let sampling = &sequence.request.sampling;
+        for (token, bias) in &sampling.logit_bias {
+            self.bent[*token as usize] += bias;
+        }
+        if sequence.n_generated() < sampling.min_tokens {
+            for token in ends(sampling) {
+                self.bent[token as usize] = f32::NEG_INFINITY;
+            }
+        }
+        if sampling.repetition_penalty != 1.0 {
+            self.collect_distinct(&sequence.tokens);
+            for token in &self.candidates {
+                let logit = &mut self.bent[*token as usize];
+                *logit = if *logit > 0.0 {
+                    *logit / sampling.repetition_penalty
+                } else {
+                    *logit * sampling.repetition_penalty
+                };
+            }
+        }
+        if sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0 {
+            let sampled = &sequence.tokens[sequence.request.prompt.len()..];
+            for token in sampled {
+                self.bent[*token as usize] -= sampling.frequency_penalty;
+            }
+            self.collect_distinct(sampled);
+            for token in &self.candidates {
+                self.bent[*token as usize] -= sampling.presence_penalty;
+            }
+        }
+    }
+
+    fn collect_distinct(&mut self, tokens: &[u32]) {
+        self.candidates.clear();
+        self.candidates.extend_from_slice(tokens);
+        self.candidates.sort_unstable();
+        self.candidates.dedup();
+    }
+
+    /// Turns bent logits into weights, the largest 1, and keeps the candidates that top-k, min-p and top-p leave,
+    /// most likely first.
+    fn narrow(&mut self, sampling: &Sampling) {
+        let max = self.bent.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for logit in &mut self.bent {
+            *logit = ((*logit - max) / sampling.temperature).exp();
+        }
+        let weights = &self.bent;
+        self.candidates.clear();
+        self.candidates.extend((0..VOCAB as u32).filter(|token| weights[*token as usize] >= sampling.min_p));
+        let likelier =
+            |a: &u32, b: &u32| weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b));
+        if let Some(top_k) = sampling.top_k
+            && top_k < self.candidates.len()
+        {
+            self.candidates.select_nth_unstable_by(top_k, likelier);
+            self.candidates.truncate(top_k);
+        }
+        self.candidates.sort_unstable_by(likelier);
+        if sampling.top_p < 1.0 {
+            let total: f32 = self.candidates.iter().map(|token| weights[*token as usize]).sum();
+            let mut mass = 0.0;
+            let needed = self.candidates.iter().take_while(|token| {
+                let is_needed = mass < sampling.top_p * total;
+                mass += weights[**token as usize];
+                is_needed
+            });
+            let n_kept = needed.count().max(1);
+            self.candidates.truncate(n_kept);
+        }
+    }
+
+    /// The candidate under which a point of the unit interval falls.
+    fn draw(&self, point: f64) -> u32 {
+        let weight = |token: &u32| f64::from(self.bent[*token as usize]);
+        let mut rest = point * self.candidates.iter().map(weight).sum::<f64>();
+        for token in &self.candidates {
+            rest -= weight(token);
+            if rest < 0.0 {
+                return *token;
+            }
+        }
+        // Rounding may leave a crumb beyond the last candidate.
+        self.candidates.last().copied().unwrap_or(0)
+    }
+}
+
+/// The log-probability of `token` under logits (VOCAB), and the `n_top` likeliest tokens with theirs.
+pub fn logprobs(logits: &[f32], token: u32, n_top: usize) -> TokenLogprobs {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let log_total = logits.iter().map(|logit| f64::from((logit - max).exp())).sum::<f64>().ln() as f32;
+    let logprob = |token: u32| logits[token as usize] - max - log_total;
+    let mut top: Vec<(u32, f32)> = Vec::with_capacity(n_top + 1);
+    for candidate in 0..VOCAB as u32 {
+        let value = logits[candidate as usize];
+        let rank = top.partition_point(|(other, _)| logits[*other as usize] >= value);
+        if rank < n_top {
+            top.truncate(n_top - 1);
+            top.insert(rank, (candidate, logprob(candidate)));
+        }
+    }
+    TokenLogprobs { logprob: logprob(token), top }
+}
+
+/// The tokens that end an answer.
+pub fn ends(sampling: &Sampling) -> impl Iterator<Item = u32> {
+    let eos = if sampling.ignore_eos { &[] } else { EOS };
+    eos.iter().chain(&sampling.stop_token_ids).copied()
+}
+
+/// The token with the largest logit, the lowest id among equals.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = token;
+        }
+    }
+    best as u32
+}
+
+/// A number in [0, 1) from a request's seed and a token's position: SplitMix64 (Steele et al. 2014) of both.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let mixed = splitmix(splitmix(seed) ^ position);
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn splitmix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

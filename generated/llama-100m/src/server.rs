@@ -1,0 +1,118 @@
+//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
+
+use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
+
+use anyhow::anyhow;
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use rt::{
+    args::Args,
+    chat::ChatTemplate,
+    checkpoint::Checkpoint,
+    metrics::{CacheShape, Metrics},
+    openai, operations,
+    request::{QueueBound, queue},
+    serve::Front,
+    state::{Build, Defaults, Keys, Limits, Service, State},
+    tokenizer::Tokenizer,
+};
+
+use crate::{
+    engine::Engine,
+    forward::Model,
+    shape::{
+        BLOCK, EOS, MAX_CONTEXT, MAX_OUTPUT, MAX_QUEUED, MAX_QUEUED_TOKENS, MAX_SEQUENCES, N_BLOCKS, VOCAB,
+    },
+};
+
+/// The workload's name.
+pub const NAME: &str = "llama-100m";
+/// The workload in a sentence.
+pub const ABOUT: &str = "Serves chat and completions of a llama model of 12 layers and width 768 to 8 sequences at a time on 2 avx512 threads";
+/// Where the weights are unless `--model` says otherwise.
+pub const MODEL_DIR: &str = "target/models/llama-100m";
+/// The address unless `--listen` says otherwise: this machine alone.
+pub const LISTEN: &str = "127.0.0.1:8000";
+
+/// What this binary was made from, for `/version`.
+const BUILD: Build = Build {
+    name: NAME,
+    version: env!("CARGO_PKG_VERSION"),
+    spec_digest: "f9beea6e8c7f19b005fdac045d88f9130e976093dcfd64707b6b4cbe09c7ebae",
+    plan_digest: "9fcb21dc136fb2344074ac8cbce0ef6cd87a7023a606a0d2fdd5fc7b937a59cd",
+    weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
+};
+
+/// What bounds a caller.
+const LIMITS: Limits = Limits {
+    context: MAX_CONTEXT,
+    max_output: MAX_OUTPUT,
+    max_choices: MAX_SEQUENCES,
+    vocab: VOCAB,
+    // The longest prompt is a few bytes a token; the rest is room for JSON's escapes.
+    body_bytes: 64 * MAX_CONTEXT + (64 << 10),
+    n_connections: 1024,
+    header_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(30),
+    drain_time: Duration::from_secs(30),
+    stall_time: Duration::from_secs(30),
+};
+
+/// How a request is sampled that does not say otherwise: as the model's makers do (`generation_config.json`).
+const DEFAULTS: Defaults =
+    Defaults { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0, repetition_penalty: 1.0 };
+
+/// The model's chat template, fixed here: no request and no folder can bring another.
+const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
+
+/// Makes everything ready: takes the address, maps the weights, takes all memory, starts the engine.
+pub fn open(args: &Args) -> anyhow::Result<Front> {
+    let listener = TcpListener::bind(args.listen).map_err(|error| {
+        anyhow!("cannot listen on {}: {error}; --listen takes another address", args.listen)
+    })?;
+    let metrics =
+        Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
+    let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
+    let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
+    let (tokenizer, model) = read(&args.model)
+        .map_err(|error| anyhow!("{error}; --model names the folder that this binary was built for"))?;
+    let state = State::new(Service {
+        model: NAME,
+        build: BUILD,
+        limits: LIMITS,
+        defaults: DEFAULTS,
+        eos: EOS,
+        tokenizer,
+        template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
+        outbox,
+        metrics: Arc::clone(&metrics),
+        keys: args.api_key_file.as_ref().map_or_else(|| Ok(Keys::default()), Keys::read)?,
+    });
+    let engine = Engine::new(model, inbox, metrics);
+    // It ends when the last handler has let go of the queue.
+    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    state.set_ready();
+    Ok(Front::new(listener, routes(), state)?)
+}
+
+/// What the model folder holds.
+fn read(folder: &Path) -> anyhow::Result<(Tokenizer, Model)> {
+    let checkpoint = Checkpoint::open(folder)?;
+    Ok((Tokenizer::open(folder.join("tokenizer.json"))?, Model::open(&checkpoint)?))
+}
+
+/// The routes that exist.
+fn routes() -> Router<State> {
+    Router::new()
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{id}", get(openai::model))
+        .route("/tokenize", post(operations::tokenize))
+        .route("/detokenize", post(operations::detokenize))
+        .route("/health", get(operations::health))
+        .route("/metrics", get(operations::metrics))
+        .route("/version", get(operations::version))
+}

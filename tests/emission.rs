@@ -226,6 +226,11 @@ fn names_and_paths_of_the_user_are_spelled_as_rust_and_toml_spell_them() {
     let template =
         fs::read_to_string(folder.path().join("crate/src/chat_template.jinja")).expect("it was written");
     assert_eq!(template, "{# TODO: generated #}{{ messages[0].content }}");
+    // What Savile wrote it may write again.
+    let again =
+        command::xtask(folder.path(), &["synth", "spec.yaml", "--out", "crate", "--stop", "emit"], bounds);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert!(again.stderr.contains(", 0 changed"), "{}", again.stderr);
 }
 
 /// Every file below a folder, by its path in it.

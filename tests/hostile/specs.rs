@@ -110,6 +110,12 @@ fn a_field_is_refused_at_its_place() {
         ),
         with("another tag", "name: small", "name: !python/object x", &["spec.yaml:1:"]),
         with(
+            "a model that is made on demand",
+            "path: model",
+            "path: target/models/qwen2.5-0.5b",
+            &["spec.yaml:2:16: model.path: no folder at", "run `cargo xtask model qwen2.5-0.5b`"],
+        ),
+        with(
             "no folder",
             "path: model",
             "path: modle",

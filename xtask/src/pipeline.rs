@@ -10,6 +10,7 @@ use std::{
 
 use harness::{
     build::{self, Artifact, BuildError},
+    model_maker::SHAPES,
     probe::Machine,
     prove::{self, Proof, ProveError, Verdict},
 };
@@ -25,7 +26,7 @@ use synth::{
     reading,
     source_tree::{FormatError, SourceTree},
     target::{Isa, MachineFacts},
-    workload::{Bytes, ModelSource, Workload},
+    workload::{Bytes, ModelSource, SpecErrors, Workload},
 };
 use templates::CATALOGUE;
 use tokio::runtime::Runtime;
@@ -49,7 +50,7 @@ pub struct Asked {
 impl Asked {
     /// Reads a spec and the model folder it names.
     pub fn read(files: Files, ui: &Ui) -> Outcome<Self> {
-        let workload = Workload::read(&files.spec).or_exit(Exit::Spec)?;
+        let workload = Workload::read(&files.spec).map_err(|errors| refused(&errors))?;
         let stem = files.spec.file_stem().unwrap_or_default();
         if files.is_ours && stem != workload.name.as_str() {
             let message = format!("the file is called {}; call both alike", stem.display());
@@ -94,7 +95,7 @@ fn read_model(folder: &Path) -> Outcome<Model> {
     let path = folder.to_owned();
     // Nobody waits for the thread if it never ends: it goes when the process does.
     thread::spawn(move || {
-        let read = Model::read(&path).map_err(|errors| missing_shape(&path, errors)).and_then(|model| {
+        let read = Model::read(&path).or_exit(Exit::Spec).and_then(|model| {
             Tokenizer::open(path.join("tokenizer.json")).or_exit(Exit::Spec)?;
             Ok(model)
         });
@@ -116,10 +117,12 @@ fn read_model(folder: &Path) -> Outcome<Model> {
 }
 
 /// The folder of a made model that is not there yet is no mistake in the spec: it has to be made.
-fn missing_shape(folder: &Path, errors: impl std::fmt::Display) -> Failure {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    if !folder.exists() && harness::model_maker::shape(&name).is_ok() {
-        let cure = format!("{} is made on demand; run `cargo xtask model {name}`", repo::shown(folder));
+fn refused(errors: &SpecErrors) -> Failure {
+    if let [error] = errors.0.as_slice()
+        && error.field == "model.path"
+        && let Some(shape) = SHAPES.iter().find(|it| error.message.contains(&format!("/models/{};", it.name)))
+    {
+        let cure = format!("{error}\nit is made on demand; run `cargo xtask model {}`", shape.name);
         return Failure::new(Exit::Environment, cure);
     }
     Failure::new(Exit::Spec, errors)

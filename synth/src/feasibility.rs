@@ -97,19 +97,28 @@ fn check_context(workload: &Workload, model: &Model) -> Option<SpecError> {
 }
 
 fn check_memory(workload: &Workload, model: &Model) -> Option<SpecError> {
-    let given = workload.target.memory;
     // Before a plan there is no number of rows; one per sequence is the least that any plan has.
-    let plan = memory(workload, model, BLOCK, workload.traffic.concurrency);
-    let message = format!(
-        "weights {} + KV {} blocks × {} = {} + scratch {} = {}, more than the {given} given; lower traffic.concurrency or the lengths, or give more",
+    check_plan(workload, model, &memory(workload, model, BLOCK, workload.traffic.concurrency))
+}
+
+/// Whether the steps and blocks of a plan fit as well: both may be larger than the least there is.
+pub fn check_plan(workload: &Workload, model: &Model, plan: &MemoryPlan) -> Option<SpecError> {
+    (plan.total > workload.target.memory.0)
+        .then(|| workload.error("target.cpu.memory", over_memory(workload, model, plan)))
+}
+
+/// The arithmetic of a plan that does not fit.
+fn over_memory(workload: &Workload, model: &Model, plan: &MemoryPlan) -> String {
+    format!(
+        "weights {} + KV {} blocks × {} = {} + scratch {} = {}, more than the {} given; lower traffic.concurrency or the lengths, or give more",
         Bytes(plan.weights),
         plan.kv_blocks,
         Bytes(plan.block as u64 * kv_bytes_per_position(model)),
         Bytes(plan.kv_bytes),
         Bytes(plan.scratch),
         Bytes(plan.total),
-    );
-    (plan.total > given.0).then(|| workload.error("target.cpu.memory", message))
+        workload.target.memory,
+    )
 }
 
 /// Rounded weights are another model: its tokens cannot be promised to equal the stored one's.
@@ -244,8 +253,16 @@ traffic:
             if !name.ends_with(".yaml") || name.ends_with(".plan.yaml") {
                 continue;
             }
-            let workload = Workload::read(&path).unwrap_or_else(|errors| panic!("{errors}"));
-            // A model of real size is made on demand, and its header with it.
+            let workload = match Workload::read(&path) {
+                Ok(workload) => workload,
+                Err(errors) => {
+                    // A model of real size is made on demand; until then nothing else may be wrong with its spec.
+                    let is_unmade = errors.0.iter().all(|it| it.message.contains("/target/models/"));
+                    assert!(is_unmade, "{errors}");
+                    continue;
+                }
+            };
+            // Once it is made its header is whatever was made.
             let is_committed =
                 |folder: &std::path::Path| !folder.components().any(|it| it.as_os_str() == "target");
             if let crate::workload::ModelSource::Path(folder) = &workload.model
@@ -317,6 +334,22 @@ traffic:
         let found = errors(&folder, "small", "small\napi: [chat]");
         assert!(found[0].starts_with("2:6: api: chat needs a chat template"), "{found:#?}");
         assert_eq!(errors(&folder, "small", "small\napi: [completions]"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_plan_that_outgrows_the_memory_is_refused() {
+        let folder = Folder::qwen3();
+        let model = Model::read(folder.path()).expect("the folder is valid");
+        let workload = workload(&folder, "1MiB", "40KiB");
+        assert_eq!(check(&workload, &model, &machine()), []);
+        assert_eq!(check_plan(&workload, &model, &memory(&workload, &model, 16, 3)), None);
+        let error =
+            check_plan(&workload, &model, &memory(&workload, &model, 16, 256)).expect("256 rows are many");
+        assert!(
+            error.to_string().contains("spec.yaml:3:38: target.cpu.memory: weights 3.8 KiB + KV 15 blocks"),
+            "{error}"
+        );
+        assert!(check_plan(&workload, &model, &memory(&workload, &model, 64, 3)).is_some());
     }
 
     #[test]

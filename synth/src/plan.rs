@@ -1,6 +1,11 @@
 //! Every design decision and why it was made: to a workload what `Cargo.lock` is to `Cargo.toml`.
 
-use std::{collections::BTreeMap, fmt, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, Read},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -83,7 +88,7 @@ pub enum PlanError {
         /// The plan file.
         path: String,
         /// The operating system's word.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not a plan.
     #[error("{path}:{message}; repair it, or delete the file to have it decided anew")]
@@ -109,15 +114,31 @@ impl Plan {
     /// Reads a plan file; `None` if there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, PlanError> {
         let shown = path.display().to_string();
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        let mut text = String::new();
+        match yaml::open(path)
+            .and_then(|file| file.take(yaml::MAX_BYTES as u64 + 1).read_to_string(&mut text))
+        {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(PlanError::Read { path: shown, source }),
-        };
-        let plan: Self =
-            yaml::read(&text).map_err(|message| PlanError::Malformed { path: shown.clone(), message })?;
+        }
+        let malformed = |message| PlanError::Malformed { path: shown.clone(), message };
+        if text.len() > yaml::MAX_BYTES {
+            return Err(malformed(format!("1:1: a plan is at most {} KiB", yaml::MAX_BYTES >> 10)));
+        }
+        if !yaml::has_few_brackets(&text) {
+            return Err(malformed(format!("1:1: a plan has at most {} brackets", yaml::MAX_BRACKETS)));
+        }
+        let plan: Self = yaml::read(&text).map_err(malformed)?;
         if plan.version != VERSION {
             return Err(PlanError::Version { path: shown, found: plan.version });
+        }
+        if plan.isa == Isa::Native {
+            let line = 1 + text.lines().take_while(|line| !line.starts_with("isa:")).count();
+            return Err(PlanError::Malformed {
+                path: shown,
+                message: format!("{line}:1: isa: a plan says which instruction set `native` was"),
+            });
         }
         Ok(Some(plan))
     }
@@ -174,6 +195,32 @@ mod tests {
         assert_eq!(other.digest(), plan().digest());
         other.decisions.get_mut(&Axis::Kv).unwrap().knobs.insert("block".into(), 32);
         assert_ne!(other.digest(), plan().digest());
+    }
+
+    #[test]
+    fn what_is_no_plan_is_refused_in_bounded_time() {
+        let folder = std::env::temp_dir().join(format!("savile-plan-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("w.plan.yaml");
+        assert_eq!(Plan::read(&file).unwrap(), None);
+        std::fs::write(&file, plan().to_yaml()).unwrap();
+        assert_eq!(Plan::read(&file).unwrap(), Some(plan()));
+        let text = plan().to_yaml();
+        for (text, expected) in [
+            (text.replace("isa: avx2", "isa: native"), "w.plan.yaml:5:1: isa: a plan says which"),
+            (text.replace("version: 1", "version: 2"), "plan version 2"),
+            (text.clone() + &"#".repeat(yaml::MAX_BYTES), "1:1: a plan is at most 64 KiB"),
+            ("[".repeat(2000), "1:1: a plan has at most 1024 brackets"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let message = Plan::read(&file).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(&file).unwrap();
+        let message = Plan::read(&file).unwrap_err().to_string();
+        assert!(message.contains("expected a file, found something else"), "{message}");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::{
     axis::Axis,
     mechanism::{Cost, Fit, Job, Knobs, Mechanism},
     plan::{Author, Decision, NONE, Plan, VERSION},
+    reading,
 };
 
 /// What a mechanism answered when it was asked, for `explain`.
@@ -52,6 +53,30 @@ pub enum PlanningError {
         /// Who decided.
         by: Author,
         /// The mechanism's own refusal.
+        why: String,
+    },
+    /// A knob holds a number that nothing can be made of.
+    #[error(
+        "the plan's decision on {axis}: `{knob}` of {mechanism} is {value}, expected a whole number from 1 to {most}"
+    )]
+    KnobValue {
+        /// The axis.
+        axis: Axis,
+        /// The mechanism.
+        mechanism: String,
+        /// The knob.
+        knob: String,
+        /// The number found.
+        value: u64,
+        /// The largest that there may be.
+        most: u64,
+    },
+    /// A reason is no sentence that the emitted crate can carry.
+    #[error("the plan's decision on {axis}: the reason {why}; the emitted crate carries it as a comment")]
+    Reason {
+        /// The axis.
+        axis: Axis,
+        /// What is wrong with it.
         why: String,
     },
     /// The plan holds a knob that its mechanism does not have.
@@ -125,7 +150,7 @@ pub fn cost(job: &Job<'_>, plan: &Plan, catalogue: &[&'static dyn Mechanism]) ->
 /// A decision by a person or a search, checked; missing knobs take the rule's values.
 fn keep(axis: Axis, decision: &Decision, answers: &[Answer]) -> Result<Decision, PlanningError> {
     if decision.is_none() && axis.is_optional() {
-        return Ok(decision.clone());
+        return Ok(Decision { reason: reason(axis, decision)?, ..decision.clone() });
     }
     let Some(answer) = on(axis, answers).find(|it| it.mechanism.name() == decision.mechanism) else {
         return Err(PlanningError::Unknown {
@@ -151,13 +176,53 @@ fn keep(axis: Axis, decision: &Decision, answers: &[Answer]) -> Result<Decision,
             why: why.clone(),
         }),
         Fit::Yes { knobs, .. } => {
-            let mut kept = decision.clone();
+            let mut kept = Decision { reason: reason(axis, decision)?, ..decision.clone() };
             for (name, value) in knobs {
                 kept.knobs.entry(name.clone()).or_insert(*value);
+            }
+            for spec in specs {
+                // What a search tries, or what the rule itself would take where that is more.
+                let chosen = knobs.get(spec.name).copied().unwrap_or(1);
+                let most = spec.values.iter().copied().fold(chosen, u64::max);
+                if let Some(&value) = kept.knobs.get(spec.name)
+                    && !(1..=most).contains(&value)
+                {
+                    return Err(PlanningError::KnobValue {
+                        axis,
+                        mechanism: decision.mechanism.clone(),
+                        knob: spec.name.to_owned(),
+                        value,
+                        most,
+                    });
+                }
             }
             Ok(kept)
         }
     }
+}
+
+/// The reason of a person or a search as a comment has it: a sentence on one line.
+fn reason(axis: Axis, decision: &Decision) -> Result<String, PlanningError> {
+    let mut reason = decision.reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let refused = |why| Err(PlanningError::Reason { axis, why });
+    if reason.split(' ').count() < 3 {
+        return refused(format!("`{reason}` is no sentence; say why it was decided so"));
+    }
+    if let Some(unseen) = reason.chars().find(|c| c.is_control() || is_directional(*c)) {
+        return refused(format!("holds `{}`, which no one can see", unseen.escape_unicode()));
+    }
+    if let Some(word) = reading::unfit_word(&reason) {
+        return refused(format!("holds the word `{word}`, which no emitted file does"));
+    }
+    if !reason.ends_with(['.', '!', '?']) {
+        reason.push('.');
+    }
+    Ok(reason)
+}
+
+/// Marks that change the direction of what follows; rustc refuses them in comments.
+fn is_directional(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The cheapest fitting mechanism of an axis; the first in catalogue order when they cost the same.
@@ -195,4 +260,137 @@ fn on(axis: Axis, answers: &[Answer]) -> impl Iterator<Item = &Answer> {
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        emit::EmitError,
+        mechanism::{Guarantee, KnobSpec, Part, Site},
+        model::{Model, tests::folder::Folder},
+        target::Isa,
+        workload::Workload,
+    };
+
+    /// A mechanism that fits every job.
+    #[derive(Debug)]
+    struct Willing(Axis);
+
+    impl Mechanism for Willing {
+        fn name(&self) -> &'static str {
+            "willing"
+        }
+
+        fn axis(&self) -> Axis {
+            self.0
+        }
+
+        fn summary(&self) -> &'static str {
+            "fits every job"
+        }
+
+        fn guarantee(&self) -> Guarantee {
+            Guarantee::Exact
+        }
+
+        fn knobs(&self) -> &'static [KnobSpec] {
+            &[KnobSpec { name: "size", doc: "how large it is", values: &[8, 64] }]
+        }
+
+        fn fit(&self, _: &Job<'_>) -> Fit {
+            Fit::yes(Cost::default(), "It fits everything.").with("size", 100)
+        }
+
+        fn parts(&self, _: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+            Ok(Vec::new())
+        }
+    }
+
+    const CATALOGUE: [&dyn Mechanism; 7] = [
+        &Willing(Axis::Family),
+        &Willing(Axis::Weights),
+        &Willing(Axis::Kernels),
+        &Willing(Axis::Kv),
+        &Willing(Axis::Schedule),
+        &Willing(Axis::Prefix),
+        &Willing(Axis::Sample),
+    ];
+
+    /// Plans anew after the decision on the KV axis was changed by hand.
+    fn replan(change: impl Fn(&mut Decision)) -> Result<Decision, PlanningError> {
+        let folder = Folder::qwen3();
+        let spec = "\
+name: small
+model: { path: . }
+target: { cpu: { threads: 2, memory: 1MiB } }
+traffic:
+  arrivals: { poisson: 4.0 }
+  prompt: { p50: 20, p99: 40, max: 50 }
+  output: { p50: 10, p99: 20, max: 30 }
+";
+        let workload = Workload::parse(&folder.path().join("spec.yaml"), spec).expect("the spec is valid");
+        let model = Model::read(folder.path()).expect("the folder is valid");
+        let job = Job { workload: &workload, model: &model, isa: Isa::Scalar };
+        let mut earlier = plan(&job, "0", None, &CATALOGUE).expect("everything fits");
+        let decision = earlier.decisions.get_mut(&Axis::Kv).expect("every axis is decided");
+        decision.by = Author::User;
+        change(decision);
+        plan(&job, "0", Some(&earlier), &CATALOGUE)
+            .map(|mut plan| plan.decisions.remove(&Axis::Kv).expect("it is decided"))
+    }
+
+    #[test]
+    fn a_decision_by_hand_stands_and_missing_knobs_are_the_rules() {
+        for size in [1, 8, 64, 100] {
+            let decided = replan(|decision| {
+                decision.knobs.insert("size".into(), size);
+            });
+            assert_eq!(decided.expect("it fits").knobs, Knobs::from([("size".into(), size)]));
+        }
+        let decided = replan(|decision| decision.knobs.clear()).expect("it fits");
+        assert_eq!((decided.knobs["size"], decided.by), (100, Author::User));
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_refused_with_what_there_is() {
+        let refused = |change: &dyn Fn(&mut Decision)| replan(change).expect_err("it is refused").to_string();
+        for size in [0, 101, u64::MAX] {
+            let message = refused(&|decision| {
+                decision.knobs.insert("size".into(), size);
+            });
+            let expected =
+                format!("on kv: `size` of willing is {size}, expected a whole number from 1 to 100");
+            assert!(message.contains(&expected), "{message}");
+        }
+        let message = refused(&|decision| {
+            decision.knobs.insert("sise".into(), 8);
+        });
+        assert!(message.contains("sets `sise`, which willing does not have; it has size"), "{message}");
+        let message = refused(&|decision| decision.mechanism = "wiling".into());
+        assert!(
+            message.contains("names `wiling`, which is not in the catalogue; the axis has willing"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_reason_by_hand_becomes_one_line_or_is_refused() {
+        let reason =
+            |text: &str| replan(|decision| decision.reason = text.into()).map(|decision| decision.reason);
+        let one_line = reason("Measured\n\n  on Tuesday,\r\nit\u{2028}won").expect("it is a sentence");
+        assert_eq!(one_line, "Measured on Tuesday, it won.");
+        for (text, expected) in [
+            ("", "is no sentence"),
+            (" \n", "is no sentence"),
+            ("Faster.", "is no sentence"),
+            ("TODO find out.", "the word `TODO`"),
+            ("As the generated code shows.", "the word `generated`"),
+            ("It is \u{202e} reversed here.", r"holds `\u{202e}`"),
+            ("It rings \u{7} a bell.", r"holds `\u{7}`"),
+        ] {
+            let message = reason(text).expect_err("it is refused").to_string();
+            assert!(message.contains(expected), "{text:?}: {message}");
+        }
+    }
 }

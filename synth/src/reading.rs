@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::source_tree::SourceTree;
 use comments::Comments;
 use crate_facts::CrateFacts;
+pub(crate) use text::unfit_word;
 
 /// One place that a reader should not meet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,9 +1,29 @@
 //! The only door to `serde_yaml`, which is archived: exchange it here.
 
+use std::{fs::File, io, path::Path};
+
 use serde::{
     Serialize,
     de::{DeserializeOwned, DeserializeSeed},
 };
+
+/// Longest document that is read, bytes.
+pub(crate) const MAX_BYTES: usize = 64 << 10;
+/// Most `[` and `{` in one document: the scanner's time grows with the square of their nesting.
+pub(crate) const MAX_BRACKETS: usize = 1024;
+
+/// Opens a regular file: a pipe or a device could make reading wait for ever.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a file, found something else"));
+    }
+    File::open(path)
+}
+
+/// Whether a text can be scanned in bounded time.
+pub(crate) fn has_few_brackets(text: &str) -> bool {
+    text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= MAX_BRACKETS
+}
 
 /// Reads one document. The error is `line:column: what was expected`.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {

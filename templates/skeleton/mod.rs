@@ -20,7 +20,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let about = about(assembly);
     let savile = match assembly.place {
         Place::Workspace => "../..",
-        Place::Elsewhere { savile } => savile,
+        Place::Elsewhere { savile } => &savile.replace('\\', r"\\").replace('"', r#"\""#),
     };
     let manifest = Manifest {
         name: &job.workload.name,
@@ -47,7 +47,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let server = Server {
         name: &job.workload.name,
         about: &about,
-        model_dir: assembly.model_dir,
+        model_dir: literal_text(Some(assembly.model_dir)),
         spec_digest: &job.workload.digest,
         plan_digest: assembly.plan.digest(),
         weights_digest: &assembly.plan.weights,
@@ -112,7 +112,7 @@ struct Main<'a> {
 struct Server<'a> {
     name: &'a str,
     about: &'a str,
-    model_dir: &'a str,
+    model_dir: String,
     spec_digest: &'a str,
     plan_digest: String,
     weights_digest: &'a str,
@@ -203,7 +203,8 @@ fn decisions(assembly: &Assembly<'_>) -> Vec<Row> {
                 axis: axis.name(),
                 mechanism: decision.mechanism.clone(),
                 knobs: (!knobs.is_empty()).then(|| knobs.join(", ")),
-                reason: decision.reason.clone(),
+                // A bar would end the cell.
+                reason: decision.reason.replace('|', "\\|"),
             }
         })
         .collect()

@@ -1,12 +1,20 @@
 //! The arrows that most commands share, each from one thing to the next: spec, plan, crate, binary, proof.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 use harness::{
     build::{self, Artifact, BuildError},
+    model_maker::SHAPES,
     probe::Machine,
     prove::{self, Proof, ProveError, Verdict},
 };
+use rt::tokenizer::Tokenizer;
 use synth::{
     axis::Axis,
     emit::{self, EmitError, Place},
@@ -14,10 +22,11 @@ use synth::{
     mechanism::Job,
     model::Model,
     plan::Plan,
-    planner, reading,
+    planner::{self, PlanningError},
+    reading,
     source_tree::{FormatError, SourceTree},
     target::{Isa, MachineFacts},
-    workload::{Bytes, ModelSource, Workload},
+    workload::{Bytes, ModelSource, SpecErrors, Workload},
 };
 use templates::CATALOGUE;
 use tokio::runtime::Runtime;
@@ -41,7 +50,7 @@ pub struct Asked {
 impl Asked {
     /// Reads a spec and the model folder it names.
     pub fn read(files: Files, ui: &Ui) -> Outcome<Self> {
-        let workload = Workload::read(&files.spec).or_exit(Exit::Spec)?;
+        let workload = Workload::read(&files.spec).map_err(|errors| refused(&errors))?;
         let stem = files.spec.file_stem().unwrap_or_default();
         if files.is_ours && stem != workload.name.as_str() {
             let message = format!("the file is called {}; call both alike", stem.display());
@@ -60,7 +69,7 @@ impl Asked {
                 })?
             }
         };
-        let model = Model::read(&folder).map_err(|errors| missing_shape(&folder, errors))?;
+        let model = read_model(&folder)?;
         Ok(Self { files, workload, model })
     }
 
@@ -76,11 +85,44 @@ impl Asked {
     }
 }
 
+/// How long reading a model folder may take. Some megabytes are read, so it is over in no time, unless the chat
+/// template computes for ever within a few steps.
+const READ_WITHIN: Duration = Duration::from_secs(6);
+
+/// Reads a model folder, and its tokenizer with the code that will serve it.
+fn read_model(folder: &Path) -> Outcome<Model> {
+    let (done, reading) = mpsc::channel();
+    let path = folder.to_owned();
+    // Nobody waits for the thread if it never ends: it goes when the process does.
+    thread::spawn(move || {
+        let read = Model::read(&path).or_exit(Exit::Spec).and_then(|model| {
+            Tokenizer::open(path.join("tokenizer.json")).or_exit(Exit::Spec)?;
+            Ok(model)
+        });
+        // Without a receiver the answer came too late.
+        done.send(read).ok();
+    });
+    let (folder, limit) = (repo::shown(folder), READ_WITHIN.as_secs());
+    reading.recv_timeout(READ_WITHIN).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => Err(Failure::new(
+            Exit::Spec,
+            format!(
+                "{folder}: reading it takes more than {limit} s; its chat template may never end: try another"
+            ),
+        )),
+        RecvTimeoutError::Disconnected => {
+            Err(Failure::new(Exit::Internal, format!("{folder}: reading it failed")))
+        }
+    })
+}
+
 /// The folder of a made model that is not there yet is no mistake in the spec: it has to be made.
-fn missing_shape(folder: &std::path::Path, errors: impl std::fmt::Display) -> Failure {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    if !folder.exists() && harness::model_maker::shape(&name).is_ok() {
-        let cure = format!("{} is made on demand; run `cargo xtask model {name}`", repo::shown(folder));
+fn refused(errors: &SpecErrors) -> Failure {
+    if let [error] = errors.0.as_slice()
+        && error.field == "model.path"
+        && let Some(shape) = SHAPES.iter().find(|it| error.message.contains(&format!("/models/{};", it.name)))
+    {
+        let cure = format!("{error}\nit is made on demand; run `cargo xtask model {}`", shape.name);
         return Failure::new(Exit::Environment, cure);
     }
     Failure::new(Exit::Spec, errors)
@@ -156,15 +198,25 @@ impl Decided {
     fn with(asked: &Asked, isa: Isa, earlier: Option<Plan>) -> Outcome<Self> {
         let job = Job { workload: &asked.workload, model: &asked.model, isa };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
-        let plan =
-            planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms).or_exit(Exit::Spec)?;
+        let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
+        let plan = plan.map_err(|error| {
+            let file = if let PlanningError::Unanswered { .. } = error {
+                &asked.files.spec
+            } else {
+                &asked.files.plan
+            };
+            Failure::new(Exit::Spec, format_args!("{}: {error}", repo::shown(file)))
+        })?;
         let memory = feasibility::memory(
             &asked.workload,
             &asked.model,
             knob(&plan, Axis::Kv, "block"),
             knob(&plan, Axis::Schedule, "rows"),
         );
-        Ok(Self { plan, memory })
+        match feasibility::check_plan(&asked.workload, &asked.model, &memory) {
+            Some(error) => Err(Failure::new(Exit::Spec, error)),
+            None => Ok(Self { plan, memory }),
+        }
     }
 
     /// The job that the plan answers.
@@ -188,7 +240,10 @@ impl Decided {
                 EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
                 _ => Exit::Internal,
             };
-            Failure::new(exit, error)
+            match exit {
+                Exit::Spec => Failure::new(exit, format_args!("{}: {error}", repo::shown(&asked.files.plan))),
+                _ => Failure::new(exit, error),
+            }
         })?;
         let findings = reading::check(&tree);
         if findings.is_empty() {

@@ -9,10 +9,10 @@ use crate::shape::{HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, N_LAYERS, Q_WIDTH, 
 /// How a weight is held in memory. Stored as bf16: two bytes a weight are all a token reads, and widening in registers loses nothing.
 pub type Weight = bf16;
 
-/// All weights, mapped from the checkpoint.
+/// All weights, as the checkpoint names them.
 #[derive(Weights)]
 pub struct Weights {
-    /// (VOCAB, HIDDEN): the embedding, and the head that turns the last layer into logits
+    /// (VOCAB, HIDDEN): the embedding, and the head that turns the last layer into logits.
     #[weight("model.embed_tokens.weight", rows = VOCAB, cols = HIDDEN)]
     pub embed: Matrix<Weight>,
     /// From the bottom up.

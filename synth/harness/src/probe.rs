@@ -73,7 +73,7 @@ const TIME: Duration = Duration::from_millis(300);
 /// Largest buffer to stream over: on machines with huge caches the probe must still be quick.
 const MAX_BUFFER: usize = 1 << 30;
 
-/// Measures this machine with `n_threads` threads, in about half a second.
+/// Measures this machine with `n_threads` threads, or with one on each core if those are fewer, in about half a second.
 ///
 /// # Errors
 /// When `n_threads` is 0, or a buffer of four times the last cache does not fit into memory.
@@ -81,6 +81,9 @@ pub fn probe(n_threads: usize) -> Result<Machine, ProbeError> {
     if n_threads == 0 {
         return Err(ProbeError::NoThreads);
     }
+    let n_cores = thread::available_parallelism().map_or(1, usize::from);
+    // More threads than cores reach no more, and each would bring its buffer.
+    let n_threads = n_threads.min(n_cores);
     let (memory_bytes, cache_bytes) = (memory_bytes(), cache_bytes());
     let buffer_bytes = (4 * cache_bytes).min(MAX_BUFFER);
     if memory_bytes < 2 * buffer_bytes as u64 {
@@ -97,7 +100,7 @@ pub fn probe(n_threads: usize) -> Result<Machine, ProbeError> {
         cpu: cpu_name(),
         isas,
         threads: n_threads,
-        n_cores: thread::available_parallelism().map_or(1, usize::from),
+        n_cores,
         memory_bytes,
         cache_bytes,
         read_gb_s,

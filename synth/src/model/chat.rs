@@ -13,6 +13,11 @@ use super::keys::{Keys, exists, read_text};
 const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 /// Steps that a template may take for one short message, and units of 64 bytes that it may write.
 const FUEL: u64 = 100_000;
+/// Most operators of a template; published ones have some hundreds. Each may nest one deeper than the last, and
+/// what nests is compiled by recursion.
+const MAX_OPERATORS: usize = 4096;
+/// Stack for compiling as many: 3 KiB each, without optimisation.
+const STACK_BYTES: usize = 32 << 20;
 
 /// What `tokenizer_config.json` says about text around a conversation.
 pub(super) struct Chat {
@@ -78,6 +83,30 @@ fn check(text: &str, (bos_token, eos_token): (Option<&str>, Option<&str>)) -> Re
             text.len()
         ));
     }
+    let n_operators = n_operators(text);
+    if n_operators > MAX_OPERATORS {
+        return Err(format!("expected at most {MAX_OPERATORS} operators, found {n_operators}"));
+    }
+    std::thread::scope(|scope| {
+        let rendering = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || render(text, (bos_token, eos_token)))
+            .map_err(|error| format!("cannot be tried: {error}"))?;
+        rendering.join().unwrap_or_else(|_| Err("the template does not work: its engine gave up".to_owned()))
+    })
+}
+
+/// Counts what an expression can nest by. Text between tags counts as well: only much of it comes near the bound.
+fn n_operators(text: &str) -> usize {
+    const WORDS: [&str; 7] = ["and", "elif", "if", "in", "is", "not", "or"];
+    let tags = ["{%-", "-%}", "{{-", "-}}", "{%", "%}"];
+    let text = tags.iter().fold(text.to_owned(), |text, tag| text.replace(tag, " "));
+    let signs = text.bytes().filter(|byte| b"!%(*+-./<=>[|~".contains(byte)).count();
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| WORDS.contains(word));
+    signs + words.count()
+}
+
+fn render(text: &str, (bos_token, eos_token): (Option<&str>, Option<&str>)) -> Result<(), String> {
     let mut environment = Environment::new();
     // Templates are written for the whitespace rules that the reference code sets.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

@@ -122,12 +122,12 @@ impl Keys {
         self.count(key, range)
     }
 
-    /// A finite number above zero; absent is `None` without an error.
+    /// A number above zero that f32 holds, since that is what computes with it; absent is `None` without an error.
     pub fn positive(&mut self, key: &str) -> Option<f64> {
         let value = self.get(key)?;
-        let found = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let found = value.as_f64().filter(|number| *number > 0.0 && (*number as f32).is_normal());
         if found.is_none() {
-            let message = format!("expected a number above zero, found {}", shown(value));
+            let message = format!("expected a number above zero that f32 can hold, found {}", shown(value));
             self.refuse(key, message);
         }
         found

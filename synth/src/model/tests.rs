@@ -236,6 +236,9 @@ fn what_is_not_in_the_catalogue_is_refused_by_key() {
         ),
         ("rope_theta", json!(-1.0), "rope_theta: expected a number above zero"),
         ("rms_norm_eps", json!("small"), "rms_norm_eps: expected a number above zero"),
+        // What f32 rounds to zero or to infinity would be served as another model.
+        ("rms_norm_eps", json!(1e-46), "rms_norm_eps: expected a number above zero that f32 can hold"),
+        ("rope_theta", json!(1e39), "rope_theta: expected a number above zero that f32 can hold"),
         ("eos_token_id", json!(41), "eos_token_id: expected token ids below vocab_size, 41, found 41"),
         ("eos_token_id", json!("</s>"), "eos_token_id: expected token ids"),
     ] {
@@ -495,8 +498,21 @@ fn a_chat_template_must_work_within_bounds() {
             "the template takes more than",
         ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the template does not work"),
+        (&format!("{{{{ {}1 }}}}", "-".repeat(5000)), "expected at most 4096 operators, found 5000"),
+        (&format!("{{{{ 'x'{} }}}}", "|upper".repeat(5000)), "expected at most 4096 operators, found 5000"),
+        (
+            &format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(5000)),
+            "expected at most 4096 operators, found 5001",
+        ),
+        // As deep as may be is compiled on a stack that holds it.
+        (&format!("{{{{ {}1 }}}}{{{{ x.y }}}}", "-".repeat(4095)), "the template does not work"),
+        (&format!("{{{{ x{} }}}}", "()".repeat(4096)), "the template does not work"),
+        (
+            &format!("{{% if 0 %}}{}{{% endif %}}{{{{ x.y }}}}", "{% elif 0 %}".repeat(4094)),
+            "the template does not work",
+        ),
         ("(((((", ""),
-        (&format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)), "the template does not work"),
+        (&format!("{{{{ {}1{} }}}}", "(".repeat(2000), ")".repeat(2000)), "the template does not work"),
         (&"x".repeat(300_000), "expected at most 256 KiB"),
     ] {
         folder.write("chat_template.jinja", template);

@@ -207,12 +207,28 @@ fn lints_are_obeyed() {
 
 #[test]
 fn only_the_readme_speaks_of_generation() {
-    finds("word-generated", &["// Generated code.", "const X: &str = \"generated\";"]);
+    finds("word-generated", &["// Generated code.", "/// A generated number.\nconst X: u32 = 1;"]);
     assert_eq!(
         read_crate(&[("Cargo.toml", "# generated\n"), ("README.md", "Generated.\n")]),
         [(1, "word-generated")]
     );
     passes(&["let_generated!();", "// The generation of tokens."]);
+}
+
+#[test]
+fn what_users_and_models_bring_is_not_ours_to_word() {
+    passes(&[
+        "const NAME: &str = \"generated-text\";",
+        "const DIR: &str = \"models/TODO\";",
+        "const EOS: &str = r#\"XXX\"#;",
+    ]);
+    assert_eq!(
+        read_crate(&[
+            ("Cargo.toml", "name = \"generated\"\nrt = { path = \"/generated/rt\" }\n"),
+            ("src/chat_template.jinja", "{# TODO: generated #}\n"),
+        ]),
+        []
+    );
 }
 
 #[test]

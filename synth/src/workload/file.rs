@@ -11,11 +11,9 @@ use super::locate::position;
 use crate::yaml::{self, Misread};
 
 /// Longest spec that is read, bytes.
-pub(super) const MAX_BYTES: usize = 64 << 10;
+pub(super) const MAX_BYTES: usize = yaml::MAX_BYTES;
 /// Most values in one spec, counted after aliases are followed, so that a few lines cannot unfold into gigabytes.
 const MAX_NODES: usize = 4096;
-/// Most `[` and `{` in one spec: the scanner's time grows with the square of their nesting.
-const MAX_BRACKETS: usize = 1024;
 
 /// One value of a spec.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,8 +43,8 @@ pub(super) fn parse(source: &SpecSource) -> Result<Node, SpecError> {
     if text.trim().is_empty() {
         return Err(source.at((1, 1), "", "the spec is empty; docs/workload.md lists its fields"));
     }
-    if text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > MAX_BRACKETS {
-        return Err(source.at((1, 1), "", format!("a spec has at most {MAX_BRACKETS} brackets")));
+    if !yaml::has_few_brackets(text) {
+        return Err(source.at((1, 1), "", format!("a spec has at most {} brackets", yaml::MAX_BRACKETS)));
     }
     node(text).map_err(|misread| {
         source.at(misread.place.unwrap_or_else(|| position(text, text.len())), "", misread.message)

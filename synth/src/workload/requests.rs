@@ -123,11 +123,13 @@ fn lines<R: DeserializeOwned, T>(
     check: impl Fn(R, Option<&T>) -> Result<T, String>,
 ) -> Result<Vec<T>, Misread> {
     let shown = path.display();
-    let file = File::open(path).map_err(|error| Misread::File(format!("cannot read {shown}: {error}")))?;
-    let kind = file.metadata().map_err(|error| Misread::File(format!("cannot read {shown}: {error}")))?;
+    let unread = |error| Misread::File(format!("cannot read {shown}: {error}"));
+    // Looked at before it is opened: opening a pipe would wait for somebody to write.
+    let kind = std::fs::metadata(path).map_err(unread)?;
     if !kind.is_file() || kind.len() > MAX_BYTES {
         return Err(Misread::File(format!("expected a file of at most {} MiB at {shown}", MAX_BYTES >> 20)));
     }
+    let file = File::open(path).map_err(unread)?;
     let (mut values, mut errors) = (Vec::new(), Vec::new());
     for (idx, line) in BufReader::new(file.take(MAX_BYTES)).split(b'\n').enumerate() {
         let line = line.map_err(|error| Misread::File(format!("cannot read {shown}: {error}")))?;

@@ -1,0 +1,252 @@
+//! From a plan to a crate: the same bytes for the same inputs, whoever asks, and every combination fit to be read.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use synth::{
+    axis::Axis,
+    emit::{self, EmitError, Place},
+    feasibility,
+    mechanism::Job,
+    model::Model,
+    plan::{Author, Plan},
+    planner, reading,
+    source_tree::SourceTree,
+    target::Isa,
+    workload::Workload,
+};
+use templates::CATALOGUE;
+
+use crate::{
+    command::{self, Bounds},
+    scratch::{Scratch, fixture, odd_model},
+};
+
+/// The families, each as its fixture has it.
+const FIXTURES: [&str; 6] = ["llama", "llama_tied", "mistral", "quickstart", "qwen2", "qwen3"];
+
+const SPEC: &str = "\
+name: small
+model: { path: MODEL }
+target: { cpu: { isa: avx2, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 4.0 }
+  concurrency: 3
+  prompt: { p50: 40, p99: 90, max: 150 }
+  output: { p50: 10, p99: 20, max: 50 }
+api: [completions]
+";
+
+/// A spec, its model and an instruction set: what a plan is made for.
+struct Asked {
+    workload: Workload,
+    model: Model,
+    isa: Isa,
+}
+
+impl Asked {
+    /// The spec with this model, and these lines at its end.
+    fn read(model: &Path, more: &str, isa: Isa) -> Asked {
+        let text = SPEC.replace("MODEL", &model.display().to_string()) + more;
+        let workload =
+            Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
+        let model = Model::read(model).unwrap_or_else(|errors| panic!("{errors}"));
+        Asked { workload, model, isa }
+    }
+
+    fn job(&self) -> Job<'_> {
+        Job { workload: &self.workload, model: &self.model, isa: self.isa }
+    }
+
+    fn plan(&self, earlier: Option<&Plan>) -> Plan {
+        planner::plan(&self.job(), "0", earlier, CATALOGUE.mechanisms)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn emit(&self, plan: &Plan) -> Result<SourceTree, EmitError> {
+        let knob = |axis, name: &str| plan.on(axis).map_or(1, |decision| decision.knobs[name] as usize);
+        let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
+        let memory = feasibility::memory(&self.workload, &self.model, block, rows);
+        let place = Place::Elsewhere { savile: "/savile".to_owned() };
+        emit::emit(self.job(), plan, &memory, &place, "/models/m", &CATALOGUE)
+    }
+}
+
+/// Decides one axis by hand.
+fn set(plan: &mut Plan, axis: Axis, knob: &str, value: u64) {
+    let decision = plan.decisions.get_mut(&axis).expect("a plan decides every axis");
+    decision.knobs.insert(knob.to_owned(), value);
+    decision.by = Author::User;
+    decision.reason = format!("{value} was measured to be better here.");
+}
+
+#[test]
+fn every_family_emits_for_every_instruction_set_and_number_format_and_is_fit_to_be_read() {
+    const MORE: [&str; 3] = ["", "weights: f32\n", "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n"];
+    let odd = Scratch::new("odd");
+    odd_model(odd.path());
+    let folders: Vec<PathBuf> = FIXTURES.into_iter().map(fixture).chain([odd.path().to_owned()]).collect();
+    let findings = |folder: &Path| -> Vec<String> {
+        let mut findings = Vec::new();
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+            for more in MORE {
+                let asked = Asked::read(folder, more, isa);
+                let plan = asked.plan(None);
+                let tree =
+                    asked.emit(&plan).unwrap_or_else(|error| panic!("{folder:?} {isa:?} {more}: {error}"));
+                let read = reading::check(&tree);
+                findings.extend(read.iter().map(|it| format!("{folder:?} {isa:?} {more:?}: {it}")));
+            }
+        }
+        findings
+    };
+    // Most of the time is rustfmt's, a process for each file.
+    let findings: Vec<String> = thread::scope(|scope| {
+        let threads: Vec<_> = folders.iter().map(|folder| scope.spawn(|| findings(folder))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no emission panics")).collect()
+    });
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+#[test]
+fn knobs_set_by_hand_are_those_of_the_crate() {
+    let asked = Asked::read(&fixture("qwen3"), "", Isa::Avx2);
+    let decided = asked.plan(None);
+    for (axis, knob, constant, values) in
+        [(Axis::Kv, "block", "BLOCK", [8, 32]), (Axis::Schedule, "rows", "STEP_ROWS", [32, 256])]
+    {
+        for value in values {
+            let mut edited = decided.clone();
+            set(&mut edited, axis, knob, value);
+            let plan = asked.plan(Some(&edited));
+            assert_eq!(plan, edited, "a decision by hand stands");
+            assert_ne!(plan.digest(), decided.digest());
+            let tree = asked.emit(&plan).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(reading::check(&tree), []);
+            let shape = tree.get("src/shape.rs").expect("every crate has its numbers");
+            let expected = format!(
+                "/// {value} was measured to be better here.\npub const {constant}: usize = {value};"
+            );
+            assert!(shape.contains(&expected), "{expected}\n{shape}");
+        }
+    }
+}
+
+#[test]
+fn a_reason_written_over_several_lines_stays_a_comment() {
+    let asked = Asked::read(&fixture("qwen3"), "", Isa::Avx2);
+    let mut edited = asked.plan(None);
+    set(&mut edited, Axis::Kv, "block", 8);
+    let decision = edited.decisions.get_mut(&Axis::Kv).expect("a plan decides every axis");
+    decision.reason = "Measured:\n\n  8 | 16 is a tie.\npub const EVIL: usize = 1; */ //\n".to_owned();
+    let tree = asked.emit(&asked.plan(Some(&edited))).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(reading::check(&tree), []);
+    let shape = tree.get("src/shape.rs").expect("every crate has its numbers");
+    assert!(shape.contains("/// Measured: 8 | 16 is a tie. pub const EVIL: usize = 1; */ //.\n"), "{shape}");
+    let readme = tree.get("README.md").expect("every crate has a README");
+    assert!(readme.contains(r"| Measured: 8 \| 16 is a tie."), "{readme}");
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    for name in FIXTURES {
+        let asked = Asked::read(&fixture(name), "", Isa::Avx512);
+        let plan = asked.plan(None);
+        assert_eq!(plan, asked.plan(Some(&plan)), "{name}: planning again decides the same");
+        let trees = [0, 1].map(|_| asked.emit(&plan).unwrap_or_else(|error| panic!("{error}")));
+        assert_eq!(trees[0], trees[1], "{name}");
+    }
+}
+
+#[test]
+fn neither_the_folder_nor_the_environment_of_the_caller_changes_a_byte() {
+    let folder = Scratch::new("emission");
+    let spec = SPEC.replace("MODEL", &fixture("qwen3").display().to_string());
+    folder.write("spec.yaml", &spec);
+    let emit = |command: &mut Command, out: &str| {
+        let spec = folder.path().join("spec.yaml");
+        let out = folder.path().join(out);
+        command.args([
+            "synth",
+            &spec.display().to_string(),
+            "--out",
+            &out.display().to_string(),
+            "--stop",
+            "emit",
+        ]);
+        let ran = command::run(command, Duration::from_secs(120)).expect("xtask runs");
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        files(&out)
+    };
+    let here = emit(Command::new(command::program()).current_dir(folder.path()), "first");
+    fs::remove_file(folder.path().join("spec.plan.yaml")).expect("the plan was written");
+    // rustfmt and cargo look for settings around them.
+    let elsewhere = Scratch::new("elsewhere");
+    elsewhere.write("rustfmt.toml", "max_width = 40\nhard_tabs = true\n");
+    elsewhere.write(".rustfmt.toml", "max_width = 40\nhard_tabs = true\n");
+    folder.write("rustfmt.toml", "max_width = 40\nhard_tabs = true\n");
+    let there = emit(
+        Command::new(command::program())
+            .current_dir(elsewhere.path())
+            .envs([("LC_ALL", "tr_TR.UTF-8"), ("TZ", "Pacific/Kiritimati"), ("RUSTFLAGS", "-C opt-level=0")])
+            .env("XDG_CONFIG_HOME", elsewhere.path())
+            .env("SOURCE_DATE_EPOCH", "0"),
+        "second",
+    );
+    assert_eq!(here.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
+    for (path, text) in &here {
+        assert_eq!(Some(text), there.get(path), "{path}");
+    }
+}
+
+#[test]
+fn names_and_paths_of_the_user_are_spelled_as_rust_and_toml_spell_them() {
+    let folder = Scratch::new("named");
+    let strange = folder.path().join("a \"generated\" TODO \\n é");
+    crate::scratch::copy_fixture("llama_tied", &strange);
+    fs::write(strange.join("chat_template.jinja"), "{# TODO: generated #}{{ messages[0].content }}")
+        .expect("a file can be written");
+    folder.write(
+        "spec.yaml",
+        SPEC.replace("small", "generated").replace("MODEL", "'a \"generated\" TODO \\n é'"),
+    );
+    let bounds = Bounds { time: Duration::from_secs(120), memory: None };
+    let ran =
+        command::xtask(folder.path(), &["synth", "spec.yaml", "--out", "crate", "--stop", "emit"], bounds);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let server = fs::read_to_string(folder.path().join("crate/src/server.rs")).expect("it was written");
+    let written = format!("{:?}", strange.canonicalize().expect("it is there").display().to_string());
+    assert!(server.contains(&format!("pub const MODEL_DIR: &str = {written};")), "{server}");
+    let template =
+        fs::read_to_string(folder.path().join("crate/src/chat_template.jinja")).expect("it was written");
+    assert_eq!(template, "{# TODO: generated #}{{ messages[0].content }}");
+    // What Savile wrote it may write again.
+    let again =
+        command::xtask(folder.path(), &["synth", "spec.yaml", "--out", "crate", "--stop", "emit"], bounds);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert!(again.stderr.contains(", 0 changed"), "{}", again.stderr);
+}
+
+/// Every file below a folder, by its path in it.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(place) = open.pop() {
+        for entry in fs::read_dir(&place).expect("the folder can be listed") {
+            let path = entry.expect("the folder can be listed").path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("emitted files are text");
+            files.insert(path.strip_prefix(folder).expect("it is inside").display().to_string(), text);
+        }
+    }
+    files
+}

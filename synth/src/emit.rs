@@ -7,7 +7,7 @@ use crate::{
     feasibility::MemoryPlan,
     mechanism::{Job, Mechanism, Part, Site, Stage},
     plan::Plan,
-    source_tree::{FormatError, SourceTree, TreeError, format_rust},
+    source_tree::{FormatError, SourceTree, TreeError, format_rust, wrap_comments},
     template::TemplateError,
 };
 
@@ -214,7 +214,7 @@ fn file(part: Part, axis: Axis, assembly: &mut Assembly<'_>, tree: &mut SourceTr
 
 fn insert(tree: &mut SourceTree, path: &str, text: &str) -> Result<(), EmitError> {
     if path.ends_with(".rs") {
-        tree.insert(path, format_rust(path, text)?)?;
+        tree.insert(path, wrap_comments(&format_rust(path, text)?))?;
     } else {
         tree.insert(path, text.to_owned())?;
     }

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use sha2::{Digest, Sha256};
 
 pub use disk::{Difference, DifferenceKind, Written};
-pub use format::{FormatError, format_rust};
+pub use format::{FormatError, format_rust, wrap_comments};
 
 /// Names beside the sources that the tree neither holds, writes nor removes.
 const NOT_OURS: [&str; 4] = ["proof.json", "proof.md", "Cargo.lock", "target"];

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use rt::memory::granted;
+
 use crate::{
     sequence::Sequence,
     shape::{BLOCK, HEAD_DIM, N_BLOCKS, N_KV_HEADS},
@@ -65,15 +67,10 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// Memory for every block, written once so that the system has granted it before the server is ready.
+    /// Memory for every block, granted before the server is ready.
     pub fn new() -> Self {
         const LEN: usize = N_BLOCKS * N_KV_HEADS * BLOCK * HEAD_DIM;
-        let granted = || {
-            let mut cells = Vec::with_capacity(LEN);
-            cells.resize_with(LEN, || std::hint::black_box(0.0));
-            cells
-        };
-        Self { keys: granted(), values: granted() }
+        Self { keys: granted(LEN), values: granted(LEN) }
     }
 
     /// Stores one position of one sequence: `key` and `value` are (N_KV_HEADS, HEAD_DIM).

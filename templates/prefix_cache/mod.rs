@@ -37,8 +37,7 @@ impl Mechanism for PrefixCache {
         Fit::yes(
             Cost::default(),
             format!(
-                "Half the prompts fill {} blocks or more, so a shared beginning is read and not computed.",
-                prompt / BLOCK
+                "Half the prompts have {prompt} tokens or more, so a shared beginning is read and not computed."
             ),
         )
     }

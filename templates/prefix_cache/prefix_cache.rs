@@ -97,7 +97,7 @@ impl PrefixCache {
             };
             let Some(tokens) = sequence.tokens[idx * BLOCK..].first_chunk() else { return };
             let prefix = Prefix { parent, tokens: *tokens };
-            // Two sequences may fill two blocks alike; the first stays known.
+            // Two sequences may fill two blocks alike; the first stays known, and nobody finds what follows the second.
             if let Entry::Vacant(unknown) = self.blocks.entry(prefix) {
                 unknown.insert(block);
                 self.held[block as usize] = Some(prefix);

@@ -10,7 +10,7 @@ use synth::{
     mechanism::{Stage, literal},
     model::Sampling,
     target::Isa,
-    workload::{Api, Precision},
+    workload::{Api, Bytes, Precision},
 };
 use synth_macros::Template;
 
@@ -29,12 +29,17 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
         savile,
         standalone: *assembly.place != Place::Workspace,
     };
+    let spec = job.workload.source.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let readme = Readme {
         name: &job.workload.name,
         about: &about,
         decisions: decisions(assembly),
-        memory: assembly.memory,
-        block: assembly.plan.on(Axis::Kv).and_then(|it| it.knobs.get("block")).copied().unwrap_or(0),
+        command: match assembly.place {
+            Place::Workspace => job.workload.name.clone(),
+            Place::Elsewhere { .. } => format!("{spec}.yaml --out DIR"),
+        },
+        spec,
+        memory: memory(assembly.memory),
     };
     let engine = Engine {
         fields: &assembly.fields,
@@ -85,9 +90,17 @@ struct Manifest<'a> {
 struct Readme<'a> {
     name: &'a str,
     about: &'a str,
+    command: String,
+    spec: String,
     decisions: Vec<Row>,
-    memory: &'a MemoryPlan,
-    block: u64,
+    memory: Vec<Reserved>,
+}
+
+/// A part of the memory plan as the README shows it.
+#[derive(Serialize)]
+struct Reserved {
+    what: String,
+    size: String,
 }
 
 /// A decision as the README shows it.
@@ -189,6 +202,16 @@ fn about(assembly: &Assembly<'_>) -> String {
         job.workload.target.threads,
         job.isa.name(),
     )
+}
+
+fn memory(plan: &MemoryPlan) -> Vec<Reserved> {
+    let part = |what: String, bytes: u64| Reserved { what, size: Bytes(bytes).to_string() };
+    vec![
+        part("weights".into(), plan.weights),
+        part(format!("{} KV blocks of {} positions", plan.kv_blocks, plan.block), plan.kv_bytes),
+        part("scratch of a step".into(), plan.scratch),
+        part("together".into(), plan.total),
+    ]
 }
 
 fn decisions(assembly: &Assembly<'_>) -> Vec<Row> {

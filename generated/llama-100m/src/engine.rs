@@ -19,14 +19,21 @@ use crate::{
 
 /// Everything one step touches, in the order it is touched.
 pub struct Engine {
+    /// Requests that wait, in the order they came.
     inbox: Inbox,
+    /// In order of admission; a row names its sequence by its index here.
     running: Vec<Sequence>,
     /// Which blocks already hold the beginning of a prompt.
     prefixes: PrefixCache,
+    /// Which KV blocks are free.
     blocks: BlockPool,
+    /// What the step computes.
     batch: Batch,
+    /// The weights, and the keys and values of all blocks.
     model: Model,
+    /// Memory for choosing a token.
     sampler: Sampler,
+    /// What `/metrics` shows.
     metrics: Arc<Metrics>,
 }
 
@@ -76,7 +83,7 @@ impl Engine {
     /// Turns a request into a sequence that has all blocks it may ever need.
     fn admit(&mut self, request: Request) {
         let mut sequence = Sequence::new(request);
-        // Half the prompts fill 8 blocks or more, so a shared beginning is read and not computed.
+        // Half the prompts have 128 tokens or more, so a shared beginning is read and not computed.
         self.prefixes.lookup(&mut sequence, &mut self.blocks);
         self.metrics.prefix_cache_queries.add(sequence.tokens.len() as u64);
         self.metrics.prefix_cache_hits.add(sequence.n_cached as u64);
@@ -94,7 +101,8 @@ impl Engine {
         }
     }
 
-    /// Chooses the next token of each sequence that is computed to its end, and scores prompts where asked to.
+    /// Chooses the next token of each sequence that is computed to its end, and scores prompts where asked
+    /// to.
     fn choose(&mut self) {
         for heads in self.batch.heads.chunks(MAX_SEQUENCES) {
             let logits = self.model.logits(heads);

@@ -1,4 +1,5 @@
-//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
+//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind
+//! them.
 
 use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
 
@@ -13,6 +14,7 @@ use rt::{
     checkpoint::Checkpoint,
     metrics::{CacheShape, Metrics},
     openai, operations,
+    pool::STACK_BYTES,
     request::{QueueBound, queue},
     serve::Front,
     state::{Build, Defaults, Keys, Limits, Service, State},
@@ -41,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "f9beea6e8c7f19b005fdac045d88f9130e976093dcfd64707b6b4cbe09c7ebae",
-    plan_digest: "9fcb21dc136fb2344074ac8cbce0ef6cd87a7023a606a0d2fdd5fc7b937a59cd",
+    plan_digest: "fedb49e9ea3b017904aaab778ced94f12d8accf93f4d5ce8f9fe20e9b5058874",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };
 
@@ -53,10 +55,14 @@ const LIMITS: Limits = Limits {
     vocab: VOCAB,
     // The longest prompt is a few bytes a token; the rest is room for JSON's escapes.
     body_bytes: 64 * MAX_CONTEXT + (64 << 10),
+    // A thousand idle clients cost a few megabytes; more than that is no use to this many sequences.
     n_connections: 1024,
+    // Nobody who wants an answer takes ten seconds for the head of a request, or thirty for its body.
     header_time: Duration::from_secs(10),
     body_time: Duration::from_secs(30),
+    // Within what orchestrators wait between SIGTERM and SIGKILL.
     drain_time: Duration::from_secs(30),
+    // Hundreds of steps.
     stall_time: Duration::from_secs(30),
 };
 
@@ -92,7 +98,7 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     });
     let engine = Engine::new(model, inbox, metrics);
     // It ends when the last handler has let go of the queue.
-    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
 }

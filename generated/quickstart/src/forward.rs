@@ -2,6 +2,7 @@
 
 use rt::{
     checkpoint::{Checkpoint, CheckpointError},
+    memory::granted,
     pool::Pool,
 };
 
@@ -60,16 +61,16 @@ impl Model {
             rope: RopeTable::new(),
             caches: (0..N_LAYERS).map(|_| LayerCache::new()).collect(),
             scratch: Scratch {
-                hidden: vec![0.0; STEP_ROWS * HIDDEN],
-                normed: vec![0.0; STEP_ROWS * HIDDEN],
-                query: vec![0.0; STEP_ROWS * Q_WIDTH],
-                key: vec![0.0; STEP_ROWS * KV_WIDTH],
-                value: vec![0.0; STEP_ROWS * KV_WIDTH],
-                attended: vec![0.0; STEP_ROWS * Q_WIDTH],
-                gate: vec![0.0; STEP_ROWS * INTERMEDIATE],
-                up: vec![0.0; STEP_ROWS * INTERMEDIATE],
-                scores: vec![0.0; N_THREADS * GROUP * MAX_CONTEXT],
-                logits: vec![0.0; MAX_SEQUENCES * VOCAB],
+                hidden: granted(STEP_ROWS * HIDDEN),
+                normed: granted(STEP_ROWS * HIDDEN),
+                query: granted(STEP_ROWS * Q_WIDTH),
+                key: granted(STEP_ROWS * KV_WIDTH),
+                value: granted(STEP_ROWS * KV_WIDTH),
+                attended: granted(STEP_ROWS * Q_WIDTH),
+                gate: granted(STEP_ROWS * INTERMEDIATE),
+                up: granted(STEP_ROWS * INTERMEDIATE),
+                scores: granted(N_THREADS * GROUP * MAX_CONTEXT),
+                logits: granted(MAX_SEQUENCES * VOCAB),
             },
         })
     }

@@ -1,4 +1,5 @@
-//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
+//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind
+//! them.
 
 use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
 
@@ -13,6 +14,7 @@ use rt::{
     checkpoint::Checkpoint,
     metrics::{CacheShape, Metrics},
     openai, operations,
+    pool::STACK_BYTES,
     request::{QueueBound, queue},
     serve::Front,
     state::{Build, Defaults, Keys, Limits, Service, State},
@@ -41,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "572ff689db798457bc50f80fdbdfe44800af0dab129786f413184e29bc72a1c9",
-    plan_digest: "db5efb02e414ffcd4b3cdec934c4409876298f83c1629ffa788a1eda1e9f353b",
+    plan_digest: "8a89633b3d79dc9c88afb134efac0e1ce9108717634ab0cafce3d08d48e5f410",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 
@@ -53,10 +55,14 @@ const LIMITS: Limits = Limits {
     vocab: VOCAB,
     // The longest prompt is a few bytes a token; the rest is room for JSON's escapes.
     body_bytes: 64 * MAX_CONTEXT + (64 << 10),
+    // A thousand idle clients cost a few megabytes; more than that is no use to this many sequences.
     n_connections: 1024,
+    // Nobody who wants an answer takes ten seconds for the head of a request, or thirty for its body.
     header_time: Duration::from_secs(10),
     body_time: Duration::from_secs(30),
+    // Within what orchestrators wait between SIGTERM and SIGKILL.
     drain_time: Duration::from_secs(30),
+    // Hundreds of steps.
     stall_time: Duration::from_secs(30),
 };
 
@@ -92,7 +98,7 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     });
     let engine = Engine::new(model, inbox, metrics);
     // It ends when the last handler has let go of the queue.
-    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
 }

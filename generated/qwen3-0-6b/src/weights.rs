@@ -6,7 +6,9 @@ use synth_macros::Weights;
 
 use crate::shape::{HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, N_LAYERS, Q_WIDTH, VOCAB};
 
-/// How a weight is held in memory. Stored as bf16: two bytes a weight are all a token reads, and widening in registers loses nothing.
+/// What a weight is in memory.
+///
+/// Stored as bf16: two bytes a weight are all a token reads, and widening in registers loses nothing.
 pub type Weight = bf16;
 
 /// All weights, as the checkpoint names them.

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`args`] | the command line: a folder, an address, a file of keys |
 //! | [`checkpoint`] | safetensors, memory-mapped |
-//! | [`pool`], [`columns`] | parallel regions of a few microseconds, and the matrix they write |
+//! | [`pool`], [`columns`], [`memory`] | parallel regions of a few microseconds, the matrix they write, memory that is there |
 //! | [`request`] | the boundary between the HTTP side and the engine's thread |
 //! | [`metrics`] | counters under vLLM's names |
 //! | [`tokenizer`], [`chat`] | text to tokens and back, messages to text |
@@ -25,6 +25,7 @@ pub mod columns;
 pub mod error;
 mod fields;
 mod log;
+pub mod memory;
 pub mod metrics;
 pub mod openai;
 pub mod operations;

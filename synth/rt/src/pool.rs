@@ -27,6 +27,8 @@ const SPIN: Duration = Duration::from_micros(100);
 const SPINS_PER_LOOK: u32 = 64;
 /// Between two looks passed this long: another process took the core, so spinning only keeps it from others.
 const PREEMPTED: Duration = Duration::from_micros(50);
+/// Stack of a thread that runs kernels: they copy a few rows of activations there.
+pub const STACK_BYTES: usize = 8 << 20;
 /// Pieces of a range for each thread: what a thread that is held up leaves to the others.
 const PIECES_PER_THREAD: usize = 2;
 /// A piece is a whole number of these, so that kernels meet few ragged ends.
@@ -137,6 +139,7 @@ impl Pool {
                 // A system that is out of threads gives a smaller pool, which `n_threads` reports.
                 thread::Builder::new()
                     .name(format!("pool-{thread}"))
+                    .stack_size(STACK_BYTES)
                     .spawn(move || work(&shared, thread))
                     .ok()
             })

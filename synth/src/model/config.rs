@@ -33,7 +33,7 @@ const MAX_HIDDEN: usize = 1 << 17;
 const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 10;
-const MAX_INTERMEDIATE: usize = 1 << 20;
+const MAX_INTERMEDIATE: usize = 1 << 17;
 const MAX_VOCAB: usize = 1 << 22;
 const MAX_CONTEXT: usize = 1 << 27;
 
@@ -202,6 +202,10 @@ fn dims(keys: &mut Keys, family: Family) -> Option<Dims> {
         let message =
             format!("expected a divisor of num_attention_heads, {}, found {}", dims.heads, dims.kv_heads);
         keys.refuse("num_key_value_heads", message);
+    }
+    if dims.query_rows() > MAX_HIDDEN {
+        let message = format!("times num_attention_heads is {}, more than {MAX_HIDDEN}", dims.query_rows());
+        keys.refuse("head_dim", message);
     }
     if dims.head_dim % 2 == 1 {
         keys.refuse(

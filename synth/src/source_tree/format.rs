@@ -47,9 +47,68 @@ pub fn format_rust(path: &str, text: &str) -> Result<String, FormatError> {
     String::from_utf8(output.stdout).map_err(|error| refused(error.to_string()))
 }
 
+/// Widest line, as in [`SETTINGS`].
+const WIDTH: usize = 110;
+
+/// Breaks comments that are wider than a line, which rustfmt leaves as they are: reasons come at any length.
+///
+/// Only lines that hold nothing but a comment are touched, and each piece gets the same marker.
+pub fn wrap_comments(text: &str) -> String {
+    let mut wrapped = String::with_capacity(text.len());
+    for line in text.lines() {
+        match comment(line) {
+            Some((lead, words)) if line.chars().count() > WIDTH => wrap(lead, words, &mut wrapped),
+            _ => {
+                wrapped.push_str(line);
+                wrapped.push('\n');
+            }
+        }
+    }
+    wrapped
+}
+
+/// The indent with the marker, and the words of a line that is a comment.
+fn comment(line: &str) -> Option<(&str, &str)> {
+    let indent = line.len() - line.trim_start().len();
+    let marker = ["/// ", "//! ", "// "].into_iter().find(|marker| line[indent..].starts_with(marker))?;
+    Some(line.split_at(indent + marker.len()))
+}
+
+fn wrap(lead: &str, words: &str, out: &mut String) {
+    let mut line = lead.trim_end().to_owned();
+    let mut is_empty = true;
+    for word in words.split(' ') {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            out.push_str(&line);
+            out.push('\n');
+            line = lead.trim_end().to_owned();
+        }
+        line.push(' ');
+        line.push_str(word);
+        is_empty = false;
+    }
+    out.push_str(&line);
+    out.push('\n');
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_comments_are_broken_between_words_and_nothing_else_is() {
+        let long = "word ".repeat(40);
+        let text = format!("    /// {}\nlet text = \"{long}\";\n// short\n", long.trim_end());
+        let wrapped = wrap_comments(&text);
+        let lines: Vec<&str> = wrapped.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert!(lines[..2].iter().all(|line| line.starts_with("    /// word") && line.len() <= WIDTH));
+        assert_eq!(lines[2..], text.lines().skip(1).collect::<Vec<_>>());
+        assert_eq!(lines[..2].join(" ").matches("word").count(), 40);
+        assert_eq!(wrap_comments(&wrapped), wrapped);
+        let one_word = format!("// {}\n", "x".repeat(200));
+        assert_eq!(wrap_comments(&one_word), one_word);
+    }
 
     #[test]
     fn comments_survive_and_formatting_twice_changes_nothing() {

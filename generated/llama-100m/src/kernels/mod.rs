@@ -21,7 +21,8 @@ use crate::{
     weights::Weight,
 };
 
-/// Multiplies rows `x` (n, K) by `N` matrices (cols, K) each into its own `y` (n, cols), in one parallel region.
+/// Multiplies rows `x` (n, K) by `N` matrices (cols, K) each into its own `y` (n, cols), in one parallel
+/// region.
 pub fn linear<const K: usize, const N: usize>(
     pool: &Pool,
     x: &[f32],
@@ -39,7 +40,8 @@ pub fn linear<const K: usize, const N: usize>(
     });
 }
 
-/// Calls `work` for each of `n` rows, with its index and its part of every matrix (n, width), spread over the threads.
+/// Calls `work` for each of `n` rows, with its index and its part of every matrix (n, width), spread over the
+/// threads.
 pub fn each_row<const N: usize>(
     pool: &Pool,
     n: usize,
@@ -61,8 +63,9 @@ pub fn each_row<const N: usize>(
     pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(compute));
 }
 
-/// Attends every row to the positions its sequence has stored so far: `query` and `out` are (n, Q_WIDTH), `scores`
-/// is memory of (threads, GROUP * MAX_CONTEXT).
+/// Attends every row to the positions its sequence has stored so far.
+///
+/// `query` and `out` are (n, Q_WIDTH), `scores` is scratch of (threads, GROUP * MAX_CONTEXT).
 pub fn attention(
     pool: &Pool,
     rows: &[Row],

@@ -1,15 +1,18 @@
 //! Attention of one position over a paged cache, for the query heads that share a key head.
 //!
-//! Two passes: every score into scratch, softmax there, then the values weighted and added in the order of positions.
+//! Two passes: every score into scratch, softmax there, then the values weighted and added in the order of
+//! positions.
 //! Checked against the same sum in f64; the bound is worked out in the test from Σ |q · k| and Σ w · |v|.
 //!
-//! One thread of an Intel Xeon, best of sixty runs: GB/s of keys and values read from memory, 1024 positions, two heads
+//! One thread of an Intel Xeon, best of sixty runs: GB/s of keys and values read from memory, 1024 positions,
+//! two heads
 //! of 128 to a key head. The probe reads 16.
 //!
 //! * plain Rust (`scalar/`): 7.7, 48 %
 //! * two heads by four keys at a time, weighted values in registers: 11.9, 74 %
 //!
-//! Prefetching the next block gave 11.5, summing the lanes of four scores at once 11.9: neither was worth its lines.
+//! Prefetching the next block gave 11.5, summing the lanes of four scores at once 11.9: neither was worth its
+//! lines.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -24,7 +27,8 @@ use super::activation::exp;
 /// * `positions`: those attended to, at least one
 /// * `scores`: scratch, GROUP × positions.len() values or more
 ///
-/// The result depends on the attended rows alone: not on where their blocks lie, nor on what else the pool holds.
+/// The result depends on the attended rows alone: not on where their blocks lie, nor on what else the pool
+/// holds.
 #[expect(clippy::too_many_arguments, reason = "a kernel takes its operands as they are")]
 pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
     query: &[f32],
@@ -41,7 +45,8 @@ pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
     assert!(query.len() == GROUP * HEAD_DIM && out.len() == query.len(), "no GROUP heads of HEAD_DIM");
     assert!(n_positions > 0 && kv_head < n_kv_heads, "no positions in {positions:?}, or no head {kv_head}");
     let scores = &mut scores[..GROUP * n_positions];
-    // The attended rows of each block lie side by side: the first one's index in `scores`, and where they are.
+    // The attended rows of each block lie side by side: the first one's index in `scores`, and where they
+    // are.
     let runs = || {
         let (start, end) = (positions.start, positions.end);
         (start / BLOCK..end.div_ceil(BLOCK)).map(move |block_idx| {
@@ -70,7 +75,8 @@ pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
     }
 }
 
-// ---- scores ----------------------------------------------------------------------------------------------------------
+// ---- scores
+// ----------------------------------------------------------------------------------------------------------
 
 /// scores[g · stride + i] = query[g] · keys[i] for every head g and key i, two heads by four keys at a time.
 #[target_feature(enable = "avx512f")]
@@ -125,9 +131,11 @@ fn dot_products<const HEAD_DIM: usize, const G: usize, const N: usize>(
     }
 }
 
-// ---- softmax ---------------------------------------------------------------------------------------------------------
+// ---- softmax
+// ---------------------------------------------------------------------------------------------------------
 
-/// scores ← exp(scores - their largest), and the sum of that: lane l of sixteen adds i = l, l + 16, … in order.
+/// scores ← exp(scores - their largest), and the sum of that: lane l of sixteen adds i = l, l + 16, … in
+/// order.
 #[target_feature(enable = "avx512f")]
 fn exp_and_sum(scores: &mut [f32]) -> f32 {
     let (chunks, rest) = scores.as_chunks_mut::<16>();
@@ -151,7 +159,8 @@ fn exp_and_sum(scores: &mut [f32]) -> f32 {
     _mm512_reduce_add_ps(_mm512_add_ps(sum, load(&last, 0)))
 }
 
-// ---- values ----------------------------------------------------------------------------------------------------------
+// ---- values
+// ----------------------------------------------------------------------------------------------------------
 
 /// out[g] += weights[g · stride + i] · values[i] for every head g, in the order of i.
 #[target_feature(enable = "avx512f")]
@@ -221,7 +230,8 @@ fn add_weighted_lanes<const HEAD_DIM: usize, const G: usize, const C: usize>(
     }
 }
 
-// ---- lanes -----------------------------------------------------------------------------------------------------------
+// ---- lanes
+// -----------------------------------------------------------------------------------------------------------
 
 /// Sixteen values from `at` on, zeros behind the last.
 #[inline]

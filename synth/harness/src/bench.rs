@@ -289,9 +289,9 @@ impl Comparison {
         }
         for versus in &self.references {
             for cell in &versus.cells {
-                if let Some(why) = &cell.void {
-                    caveats.push(format!("{} against {} is void: {why}", cell.name, versus.reference.name));
-                }
+                let against = format!("{} against {}", cell.name, versus.reference.name);
+                caveats.extend(cell.void.iter().map(|why| format!("{against} is void: {why}")));
+                caveats.extend(cell.late.iter().map(|why| format!("{against}: {why}")));
             }
         }
         caveats.extend(self.noise.caveat());

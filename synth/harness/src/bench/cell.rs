@@ -9,12 +9,12 @@ use synth::workload::{Metric, Slo};
 use crate::load::{Record, Request, Target, closed_loop, open_loop};
 use crate::metrics::{Blocks, Quantity, Summary, distribution, percentiles};
 use crate::random::Random;
-use crate::stats::{Ratio, median, percentile};
+use crate::stats::{Ratio, ascending, median, percentile};
 
 /// Points of a stored distribution.
 const CDF_POINTS: usize = 101;
 
-/// How late the generator may be, 99th percentile: this share of the smaller median TTFT, or this many milliseconds.
+/// How late the generator may be at a percentile: this share of the smaller latency there, or this many milliseconds.
 const LATE_SHARE: f64 = 0.2;
 const LATE_MS: f64 = 1.0;
 
@@ -41,8 +41,10 @@ pub struct Cell {
     pub name: String,
     /// The load in words.
     pub what: String,
-    /// Why nothing may be concluded, when the sides did not do the same work or were not asked on time.
+    /// Why nothing may be concluded, when the sides did not do the same work.
     pub void: Option<String>,
+    /// Latencies that are left out, and why: they count from a scheduled send that the generator did not keep.
+    pub late: Option<String>,
     /// Latencies side by side; empty when void.
     pub metrics: BTreeMap<Metric, Measured>,
     /// Wall milliseconds per output token over whole blocks, in a closed loop; less is more throughput.
@@ -139,24 +141,27 @@ impl Cell {
         let own = Blocks::of(pairs.iter().map(|(own, _)| own));
         let reference = Blocks::of(pairs.iter().map(|(_, reference)| reference));
         let (own_summary, reference_summary) = (own.summary(slo), reference.summary(slo));
-        let void = pairs
-            .iter()
-            .find_map(|(own, reference)| unequal_work(&own.records, &reference.records))
-            .or_else(|| late(&own_summary, &reference_summary));
+        let void = pairs.iter().find_map(|(own, reference)| unequal_work(&own.records, &reference.records));
+        let lateness = ascending(
+            own.records.iter().chain(&reference.records).map(|record| record.lateness().as_secs_f64() * 1e3),
+        );
+        let mut late = Vec::new();
         let per_pair: Vec<_> = pairs
             .iter()
             .map(|(own, reference)| (percentiles(&own.records), percentiles(&reference.records)))
             .collect();
-        let measure = |metric: Metric| {
+        let mut measure = |metric: Metric| {
+            let (own_ms, reference_ms) =
+                (*own_summary.latency_ms.get(&metric)?, *reference_summary.latency_ms.get(&metric)?);
+            if is_late(metric, own_ms.min(reference_ms), &lateness) {
+                late.push(metric.name());
+                return None;
+            }
             let values: Vec<(f64, f64)> = per_pair
                 .iter()
                 .filter_map(|(own, reference)| Some((*own.get(&metric)?, *reference.get(&metric)?)))
                 .collect();
-            Some(Measured {
-                ratio: Ratio::of_pairs(&values, seed)?,
-                own_ms: *own_summary.latency_ms.get(&metric)?,
-                reference_ms: *reference_summary.latency_ms.get(&metric)?,
-            })
+            Some(Measured { ratio: Ratio::of_pairs(&values, seed)?, own_ms, reference_ms })
         };
         let (metrics, ms_per_token) = match &void {
             Some(_) => (BTreeMap::new(), None),
@@ -165,12 +170,17 @@ impl Cell {
                 ms_per_token(pairs, seed),
             ),
         };
+        let late = (!late.is_empty()).then(|| {
+            let worst = lateness.last().copied().unwrap_or(0.0);
+            format!("the generator was up to {worst:.2} ms late, too much for {}", late.join(", "))
+        });
         let typical =
             |of: &BTreeMap<Metric, f64>| of.get(&Metric::TpotP50).or(of.get(&Metric::TtftP50)).copied();
         Self {
             name,
             what,
             void,
+            late,
             metrics,
             ms_per_token,
             own_cdf: cdfs(&own.records),
@@ -224,14 +234,13 @@ fn unequal_work(own: &[Record], reference: &[Record]) -> Option<String> {
     None
 }
 
-/// Why the generator's lateness forbids a conclusion, if it does.
-fn late(own: &Summary, reference: &Summary) -> Option<String> {
-    let ttft = |summary: &Summary| summary.latency_ms.get(&Metric::TtftP50).copied().unwrap_or(0.0);
-    let bound = (LATE_SHARE * ttft(own).min(ttft(reference))).max(LATE_MS);
-    let lateness = own.lateness_p99_ms.max(reference.lateness_p99_ms);
-    (lateness > bound).then(|| {
-        format!("the generator was {lateness:.2} ms late (p99), over its bound of {bound:.2} ms: the machine is too busy")
-    })
+/// Whether a latency counts from the scheduled send, and the generator was later there than the latency bears.
+/// `lateness` is ascending, milliseconds.
+fn is_late(metric: Metric, smaller_ms: f64, lateness: &[f64]) -> bool {
+    let (quantity, q) = Quantity::of(metric);
+    let counts_from_schedule = matches!(quantity, Quantity::Ttft | Quantity::E2e);
+    let bound = (LATE_SHARE * smaller_ms).max(LATE_MS);
+    counts_from_schedule && percentile(lateness, q).is_some_and(|late| late > bound)
 }
 
 /// Wall time per output token of each pair of closed-loop blocks.

@@ -89,14 +89,17 @@ fn a_failed_request_voids_the_cell_whatever_the_others_say() {
 }
 
 #[test]
-fn a_late_generator_voids_the_cell() {
+fn a_late_generator_leaves_out_what_counts_from_the_schedule() {
     let late = || {
         let mut run = block(20_000.0, 1000.0, 20);
         run.records[0].sent = Duration::from_millis(6);
         run
     };
     let cell = Cell::of_pairs("traffic".into(), String::new(), &[(late(), late())], &slo(), 1);
-    assert!(cell.void.as_deref().is_some_and(|why| why.contains("6.00 ms late")), "{:?}", cell.void);
+    assert!(cell.late.as_deref().is_some_and(|why| why.contains("up to 6.00 ms late")), "{:?}", cell.late);
+    assert_eq!(cell.void, None);
+    let kept: Vec<_> = cell.metrics.keys().copied().collect();
+    assert!(kept.contains(&Metric::TpotP50) && !kept.contains(&Metric::TtftP50), "{kept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -302,6 +302,8 @@ pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> 
         Failure::new(exit, error)
     })?;
     proof.write(&artifact.crate_dir).or_exit(Exit::Internal)?;
+    let here = proven_here(&artifact.name);
+    std::fs::create_dir_all(&here).and_then(|()| proof.write(&here)).or_exit(Exit::Internal)?;
     let took = step.done();
     if proof.verdict == Verdict::Fail {
         let failed: Vec<_> = proof
@@ -320,9 +322,14 @@ pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> 
     Ok(proof)
 }
 
-/// The proof of exactly this binary, if there is one beside its crate and it passed.
+/// Where the proofs are kept that were made on this machine. The one beside a crate may come from another.
+fn proven_here(name: &str) -> std::path::PathBuf {
+    repo::target().join("proofs").join(name)
+}
+
+/// The proof of exactly this binary, if there is one that was made here and it passed.
 pub fn standing_proof(artifact: &Artifact) -> Option<Proof> {
-    let proof = Proof::read(&artifact.crate_dir).ok()?;
+    let proof = Proof::read(&proven_here(&artifact.name)).ok()?;
     let digests = &proof.digests;
     let is_of_this = digests.binary == artifact.binary_digest
         && digests.spec == artifact.spec_digest

@@ -101,8 +101,7 @@ impl Engine {
         }
     }
 
-    /// Chooses the next token of each sequence that is computed to its end, and scores prompts where asked
-    /// to.
+    /// Chooses the next token of each sequence that is computed to its end, and scores prompts where asked to.
     fn choose(&mut self) {
         for heads in self.batch.heads.chunks(MAX_SEQUENCES) {
             let logits = self.model.logits(heads);

@@ -1,5 +1,5 @@
-//! Serves chat and completions of a llama model of 12 layers and width 768 to 8 sequences at a time on 2
-//! avx512 threads.
+//! Serves chat and completions of a llama model of 12 layers and width 768 to 8 sequences at a time on 2 avx512
+//! threads.
 
 mod engine;
 mod forward;

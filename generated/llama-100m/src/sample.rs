@@ -1,8 +1,7 @@
 //! How a token is chosen from one row of logits.
 //!
 //! The order is the one that users of vLLM know: bias, minimum length and penalties change the logits; then
-//! temperature, top-k, min-p and top-p narrow them; then one number drawn from the request's seed and the
-//! token's
+//! temperature, top-k, min-p and top-p narrow them; then one number drawn from the request's seed and the token's
 //! position picks. Nothing else enters, so a request answers the same at any load.
 
 use rt::request::{Sampling, TokenLogprobs};
@@ -79,8 +78,7 @@ impl Sampler {
         self.candidates.dedup();
     }
 
-    /// Turns bent logits into weights, the largest 1, and keeps the candidates that top-k, min-p and top-p
-    /// leave,
+    /// Turns bent logits into weights, the largest 1, and keeps the candidates that top-k, min-p and top-p leave,
     /// most likely first.
     fn narrow(&mut self, sampling: &Sampling) {
         let max = self.bent.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -1,7 +1,6 @@
 //! KV blocks: fixed memory for keys and values, handed out [`BLOCK`] positions at a time.
 //!
-//! The scheme is PagedAttention's (Kwon et al. 2023, section 4): a sequence holds a table of blocks in order
-//! of
+//! The scheme is PagedAttention's (Kwon et al. 2023, section 4): a sequence holds a table of blocks in order of
 //! position, and a block may stand in several tables.
 
 use std::collections::VecDeque;
@@ -15,8 +14,7 @@ use crate::{
 
 /// Which blocks are free, and how many sequences read each of the others.
 pub struct BlockPool {
-    /// The block released longest ago comes first, so that what the others still hold stays useful for
-    /// longer.
+    /// The block released longest ago comes first, so that what the others still hold stays useful for longer.
     pub free: VecDeque<u32>,
     /// For each block the number of sequences whose table holds it.
     pub n_readers: Vec<u32>,
@@ -28,8 +26,7 @@ impl BlockPool {
         Self { free: (0..N_BLOCKS as u32).collect(), n_readers: vec![0; N_BLOCKS] }
     }
 
-    /// Whether a sequence of `n_tokens` could be given all blocks it may ever need, so that it never waits
-    /// for
+    /// Whether a sequence of `n_tokens` could be given all blocks it may ever need, so that it never waits for
     /// memory once it runs.
     pub fn can_hold(&self, n_tokens: usize) -> bool {
         n_tokens.div_ceil(BLOCK) <= self.free.len()

@@ -21,8 +21,7 @@ struct Prefix {
 /// What stands before a block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Parent {
-    /// Nothing: it begins the prompts of one API key. Keys never share, so that no one can time what another
-    /// asked.
+    /// Nothing: it begins the prompts of one API key. Keys never share, so that no one can time what another asked.
     Salt(u64),
     /// Another block.
     Filling(Filling),
@@ -56,8 +55,7 @@ impl PrefixCache {
 
     /// Begins a new sequence's table with the blocks that hold its prompt's beginning.
     ///
-    /// The last prompt token is always left to compute, since its logits choose the first token; a request
-    /// for
+    /// The last prompt token is always left to compute, since its logits choose the first token; a request for
     /// the prompt's own log-probabilities needs every position computed.
     pub fn lookup(&self, sequence: &mut Sequence, pool: &mut BlockPool) {
         if sequence.request.sampling.prompt_logprobs {
@@ -99,8 +97,7 @@ impl PrefixCache {
             };
             let Some(tokens) = sequence.tokens[idx * BLOCK..].first_chunk() else { return };
             let prefix = Prefix { parent, tokens: *tokens };
-            // Two sequences may fill two blocks alike; the first stays known, and nobody finds what follows
-            // the second.
+            // Two sequences may fill two blocks alike; the first stays known, and nobody finds what follows the second.
             if let Entry::Vacant(unknown) = self.blocks.entry(prefix) {
                 unknown.insert(block);
                 self.held[block as usize] = Some(prefix);

@@ -1,8 +1,7 @@
 //! Who runs this step: every decoding sequence first, then as much of the waiting prompts as fits.
 //!
 //! Decoding and prefill share a step (Orca, Yu et al. 2022, section 3; chunked prefill as in Sarathi-Serve,
-//! Agrawal et al. 2024, section 4), so a long prompt delays the others by one bounded step, never by its
-//! length.
+//! Agrawal et al. 2024, section 4), so a long prompt delays the others by one bounded step, never by its length.
 
 use crate::{
     sequence::Sequence,

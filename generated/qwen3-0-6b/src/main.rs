@@ -1,5 +1,5 @@
-//! Serves chat and completions of a qwen3 model of 28 layers and width 1024 to 8 sequences at a time on 2
-//! avx512 threads.
+//! Serves chat and completions of a qwen3 model of 28 layers and width 1024 to 8 sequences at a time on 2 avx512
+//! threads.
 
 mod engine;
 mod forward;

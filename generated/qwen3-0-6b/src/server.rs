@@ -1,5 +1,4 @@
-//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind
-//! them.
+//! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
 use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
 

@@ -51,8 +51,8 @@ pub const N_BLOCKS: usize = 640;
 
 // ---- The step
 
-/// A step computes 128 positions at most: a median prompt of 128 in one or a few, and no one waits longer for
-/// a long one.
+/// A step computes 128 positions at most: a median prompt of 128 in one or a few, and no one waits longer for a long
+/// one.
 pub const STEP_ROWS: usize = 128;
 
 /// Sequences in flight (`traffic.concurrency`); more wait in the queue.

@@ -47,8 +47,8 @@ pub fn format_rust(path: &str, text: &str) -> Result<String, FormatError> {
     String::from_utf8(output.stdout).map_err(|error| refused(error.to_string()))
 }
 
-/// Widest line, as in [`SETTINGS`].
-const WIDTH: usize = 110;
+/// Widest comment: prose may be a little wider than code.
+const WIDTH: usize = 120;
 
 /// Breaks comments that are wider than a line, which rustfmt leaves as they are: reasons come at any length.
 ///
@@ -75,13 +75,15 @@ fn comment(line: &str) -> Option<(&str, &str)> {
 }
 
 fn wrap(lead: &str, words: &str, out: &mut String) {
+    // What goes on with an item of a list stands below its first word, as Markdown has it.
+    let below = if words.starts_with("* ") || words.starts_with("- ") { "  " } else { "" };
     let mut line = lead.trim_end().to_owned();
     let mut is_empty = true;
     for word in words.split(' ') {
         if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
             out.push_str(&line);
             out.push('\n');
-            line = lead.trim_end().to_owned();
+            line = format!("{}{below}", lead.trim_end());
         }
         line.push(' ');
         line.push_str(word);
@@ -106,6 +108,8 @@ mod tests {
         assert_eq!(lines[2..], text.lines().skip(1).collect::<Vec<_>>());
         assert_eq!(lines[..2].join(" ").matches("word").count(), 40);
         assert_eq!(wrap_comments(&wrapped), wrapped);
+        let item = wrap_comments(&format!("//! * {}\n", long.trim_end()));
+        assert!(item.lines().skip(1).all(|line| line.starts_with("//!   word")), "{item}");
         let one_word = format!("// {}\n", "x".repeat(200));
         assert_eq!(wrap_comments(&one_word), one_word);
     }

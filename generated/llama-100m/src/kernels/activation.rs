@@ -41,8 +41,7 @@ fn silu_mul_16(gate: &[f32; 16], up: &[f32; 16]) -> [f32; 16] {
 
 /// exp(x) in each lane. Below -87 and above 88 it stays at the value there; NaN stays NaN.
 ///
-/// x = n · ln 2 + r with |r| ≤ ln 2 / 2, then 2ⁿ · eʳ: eʳ = 1 + r + r² · p(r), p of degree 4 through the
-/// Chebyshev
+/// x = n · ln 2 + r with |r| ≤ ln 2 / 2, then 2ⁿ · eʳ: eʳ = 1 + r + r² · p(r), p of degree 4 through the Chebyshev
 /// nodes of that interval, which leaves 1e-8.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -2,14 +2,12 @@
 //!
 //! Checked against Σₖ x · w in f64: off by less than (K / 16 + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024.
-//! Multiply-adds of
+//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Multiply-adds of
 //! sixteen lanes in registers reach 242.
 //!
 //! * tiles of 4 × 5, the lanes of each cell summed alone: 69, 28 %; the compiler kept the sums in memory
 //! * tiles of 6 × 4, the lanes of four cells summed at once: 146, 60 %
-//! * two weights split by a shift and a mask instead of each widened, and x copied into lines of its own:
-//! 165, 68 %;
+//! * two weights split by a shift and a mask instead of each widened, and x copied into lines of its own: 165, 68 %;
 //!   140 at K = 3072, where a strip of x no longer fits into L1
 //!
 //! Weights lie where their file has them, so most loads of them still cross a line.
@@ -25,8 +23,7 @@ use rt::columns::Columns;
 /// Bytes of weights that stay in L2 while every row passes over them.
 const PANEL: usize = 512 * 1024;
 
-/// y[r, c] = Σₖ x[r, k] · w[c, k], for every row r of `x` (n_rows, K) and every c of `cols`, a row of `w`
-/// (n_cols, K).
+/// y[r, c] = Σₖ x[r, k] · w[c, k], for every row r of `x` (n_rows, K) and every c of `cols`, a row of `w` (n_cols, K).
 /// Threads that share `y` pass disjoint `cols`.
 ///
 /// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.
@@ -103,8 +100,7 @@ unsafe fn strip<const K: usize, const R: usize, const C: usize>(
 #[repr(align(64))]
 struct Strip<const K: usize, const R: usize>([[f32; K]; R]);
 
-/// Of each 32 values the even ones, then the odd ones: as [`widen`] gives weights. A rest of less stays as it
-/// is.
+/// Of each 32 values the even ones, then the odd ones: as [`widen`] gives weights. A rest of less stays as it is.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn split_pairs(x: &[f32], split: &mut [f32]) {
@@ -121,8 +117,7 @@ fn split_pairs(x: &[f32], split: &mut [f32]) {
 /// k = 2l, 2l + 1, 2l + 32, 2l + 33, … in order: which tile computes a cell does not show in it.
 ///
 /// # Safety
-/// `w` and `y` have the columns `col..col + C`, `y` the rows `row..row + R`, and no other thread writes these
-/// columns.
+/// `w` and `y` have the columns `col..col + C`, `y` the rows `row..row + R`, and no other thread writes these columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const K: usize, const R: usize, const C: usize>(
@@ -138,8 +133,7 @@ unsafe fn tile<const K: usize, const R: usize, const C: usize>(
     let mut k = 0;
     while k + 32 <= K {
         for c in 0..C {
-            // The next tile's line, which may lie past the end: rows are too short for the processor to see C
-            // streams.
+            // The next tile's line, which may lie past the end: rows are too short for the processor to see C streams.
             _mm_prefetch::<_MM_HINT_T0>(w_start.wrapping_add((C + c) * K + k).cast());
         }
         // SAFETY: 32 values from k on, in rows of K.
@@ -176,8 +170,7 @@ unsafe fn tile<const K: usize, const R: usize, const C: usize>(
 /// Adds the products of 32 k to every accumulator, the even ones first.
 ///
 /// # Safety
-/// `x` points to 32 values, split into even and odd, in each of R rows `x_stride` apart; `w` to 32 as stored
-/// in each of
+/// `x` points to 32 values, split into even and odd, in each of R rows `x_stride` apart; `w` to 32 as stored in each of
 /// C rows `w_stride` apart.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -222,8 +215,7 @@ unsafe fn add_half<const R: usize, const C: usize>(
     }
 }
 
-/// Each vector's lanes, l added to l + 8, then to l + 4, l + 2 and l + 1. Four at once take a third of the
-/// shuffles.
+/// Each vector's lanes, l added to l + 8, then to l + 4, l + 2 and l + 1. Four at once take a third of the shuffles.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sums_of_lanes([a, b, c, d]: [__m512; 4]) -> [f32; 4] {

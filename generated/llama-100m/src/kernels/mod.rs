@@ -21,8 +21,7 @@ use crate::{
     weights::Weight,
 };
 
-/// Multiplies rows `x` (n, K) by `N` matrices (cols, K) each into its own `y` (n, cols), in one parallel
-/// region.
+/// Multiplies rows `x` (n, K) by `N` matrices (cols, K) each into its own `y` (n, cols), in one parallel region.
 pub fn linear<const K: usize, const N: usize>(
     pool: &Pool,
     x: &[f32],
@@ -40,8 +39,7 @@ pub fn linear<const K: usize, const N: usize>(
     });
 }
 
-/// Calls `work` for each of `n` rows, with its index and its part of every matrix (n, width), spread over the
-/// threads.
+/// Calls `work` for each of `n` rows, with its index and its part of every matrix (n, width), spread over the threads.
 pub fn each_row<const N: usize>(
     pool: &Pool,
     n: usize,

@@ -1,18 +1,15 @@
 //! Attention of one position over a paged cache, for the query heads that share a key head.
 //!
-//! Two passes: every score into scratch, softmax there, then the values weighted and added in the order of
-//! positions.
+//! Two passes: every score into scratch, softmax there, then the values weighted and added in the order of positions.
 //! Checked against the same sum in f64; the bound is worked out in the test from Σ |q · k| and Σ w · |v|.
 //!
-//! One thread of an Intel Xeon, best of sixty runs: GB/s of keys and values read from memory, 1024 positions,
-//! two heads
+//! One thread of an Intel Xeon, best of sixty runs: GB/s of keys and values read from memory, 1024 positions, two heads
 //! of 128 to a key head. The probe reads 16.
 //!
 //! * plain Rust (`scalar/`): 7.7, 48 %
 //! * two heads by four keys at a time, weighted values in registers: 11.9, 74 %
 //!
-//! Prefetching the next block gave 11.5, summing the lanes of four scores at once 11.9: neither was worth its
-//! lines.
+//! Prefetching the next block gave 11.5, summing the lanes of four scores at once 11.9: neither was worth its lines.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -27,8 +24,7 @@ use super::activation::exp;
 /// * `positions`: those attended to, at least one
 /// * `scores`: scratch, GROUP × positions.len() values or more
 ///
-/// The result depends on the attended rows alone: not on where their blocks lie, nor on what else the pool
-/// holds.
+/// The result depends on the attended rows alone: not on where their blocks lie, nor on what else the pool holds.
 #[expect(clippy::too_many_arguments, reason = "a kernel takes its operands as they are")]
 pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
     query: &[f32],
@@ -45,8 +41,7 @@ pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
     assert!(query.len() == GROUP * HEAD_DIM && out.len() == query.len(), "no GROUP heads of HEAD_DIM");
     assert!(n_positions > 0 && kv_head < n_kv_heads, "no positions in {positions:?}, or no head {kv_head}");
     let scores = &mut scores[..GROUP * n_positions];
-    // The attended rows of each block lie side by side: the first one's index in `scores`, and where they
-    // are.
+    // The attended rows of each block lie side by side: the first one's index in `scores`, and where they are.
     let runs = || {
         let (start, end) = (positions.start, positions.end);
         (start / BLOCK..end.div_ceil(BLOCK)).map(move |block_idx| {
@@ -134,8 +129,7 @@ fn dot_products<const HEAD_DIM: usize, const G: usize, const N: usize>(
 // ---- softmax
 // ---------------------------------------------------------------------------------------------------------
 
-/// scores ← exp(scores - their largest), and the sum of that: lane l of sixteen adds i = l, l + 16, … in
-/// order.
+/// scores ← exp(scores - their largest), and the sum of that: lane l of sixteen adds i = l, l + 16, … in order.
 #[target_feature(enable = "avx512f")]
 fn exp_and_sum(scores: &mut [f32]) -> f32 {
     let (chunks, rest) = scores.as_chunks_mut::<16>();

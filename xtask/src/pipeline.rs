@@ -303,7 +303,7 @@ pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> 
     })?;
     proof.write(&artifact.crate_dir).or_exit(Exit::Internal)?;
     let here = proven_here(&artifact.name);
-    std::fs::create_dir_all(&here).and_then(|()| proof.write(&here)).or_exit(Exit::Internal)?;
+    fs::create_dir_all(&here).and_then(|()| proof.write(&here)).or_exit(Exit::Internal)?;
     let took = step.done();
     if proof.verdict == Verdict::Fail {
         let failed: Vec<_> = proof

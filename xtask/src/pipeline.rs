@@ -95,15 +95,12 @@ fn read_model(folder: &Path) -> Outcome<Model> {
     let path = folder.to_owned();
     // Nobody waits for the thread if it never ends: it goes when the process does.
     thread::spawn(move || {
-        let read = Model::read(&path).or_exit(Exit::Spec).and_then(|model| {
-            Tokenizer::open(path.join("tokenizer.json")).or_exit(Exit::Spec)?;
-            Ok(model)
-        });
         // Without a receiver the answer came too late.
-        done.send(read).ok();
+        done.send(Model::read(&path).or_exit(Exit::Spec)).ok();
     });
+    let tokenizer = folder.join("tokenizer.json");
     let (folder, limit) = (repo::shown(folder), READ_WITHIN.as_secs());
-    reading.recv_timeout(READ_WITHIN).unwrap_or_else(|error| match error {
+    let read = reading.recv_timeout(READ_WITHIN).unwrap_or_else(|error| match error {
         RecvTimeoutError::Timeout => Err(Failure::new(
             Exit::Spec,
             format!(
@@ -113,7 +110,9 @@ fn read_model(folder: &Path) -> Outcome<Model> {
         RecvTimeoutError::Disconnected => {
             Err(Failure::new(Exit::Internal, format!("{folder}: reading it failed")))
         }
-    })
+    })?;
+    Tokenizer::open(tokenizer).or_exit(Exit::Spec)?;
+    Ok(read)
 }
 
 /// The folder of a made model that is not there yet is no mistake in the spec: it has to be made.

@@ -78,8 +78,7 @@ impl Sampler {
         self.candidates.dedup();
     }
 
-    /// Turns bent logits into weights, the largest 1, and keeps the candidates that top-k, min-p and top-p leave,
-    /// most likely first.
+    /// Turns bent logits into weights, the largest 1, and keeps the candidates that top-k, min-p and top-p leave.
     fn narrow(&mut self, sampling: &Sampling) {
         let max = self.bent.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         for logit in &mut self.bent {
@@ -96,8 +95,8 @@ impl Sampler {
             self.candidates.select_nth_unstable_by(top_k, likelier);
             self.candidates.truncate(top_k);
         }
-        self.candidates.sort_unstable_by(likelier);
         if sampling.top_p < 1.0 {
+            self.candidates.sort_unstable_by(likelier);
             let total: f32 = self.candidates.iter().map(|token| weights[*token as usize]).sum();
             let mut mass = 0.0;
             let needed = self.candidates.iter().take_while(|token| {

@@ -1,7 +1,7 @@
 //! A pool of threads for parallel regions of a few microseconds.
 //!
 //! A decode step of a small model holds hundreds of regions, so starting one must cost about a microsecond.
-//! Workers therefore spin between regions, and park when none comes for [`SPIN`], so that an idle process
+//! Workers therefore spin between regions, and park when none comes for 0.1 ms, so that an idle process
 //! uses no processor time.
 //!
 //! A region is a number of tasks, each taken by whichever thread is free. Nobody waits for a worker that has not come:

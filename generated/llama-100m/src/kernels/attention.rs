@@ -73,7 +73,7 @@ pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
 // ---- scores
 // ----------------------------------------------------------------------------------------------------------
 
-/// scores[g · stride + i] = query[g] · keys[i] for every head g and key i, two heads by four keys at a time.
+/// `scores[g · stride + i] = query[g] · keys[i]` for every head g and key i, two heads by four keys at a time.
 #[target_feature(enable = "avx512f")]
 fn score<const HEAD_DIM: usize>(query: &[f32], keys: &[f32], scores: &mut [f32], stride: usize) {
     let (pairs, last) = query.as_chunks::<HEAD_DIM>().0.as_chunks::<2>();
@@ -156,7 +156,7 @@ fn exp_and_sum(scores: &mut [f32]) -> f32 {
 // ---- values
 // ----------------------------------------------------------------------------------------------------------
 
-/// out[g] += weights[g · stride + i] · values[i] for every head g, in the order of i.
+/// `out[g] += weights[g · stride + i] · values[i]` for every head g, in the order of i.
 #[target_feature(enable = "avx512f")]
 fn add_weighted<const HEAD_DIM: usize>(weights: &[f32], stride: usize, values: &[f32], out: &mut [f32]) {
     let values = values.as_chunks::<HEAD_DIM>().0;

@@ -23,7 +23,7 @@ use rt::columns::Columns;
 /// Bytes of weights that stay in L2 while every row passes over them.
 const PANEL: usize = 512 * 1024;
 
-/// y[r, c] = Σₖ x[r, k] · w[c, k], for every row r of `x` (n_rows, K) and every c of `cols`, a row of `w` (n_cols, K).
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]`, for every row r of `x` (n_rows, K) and c of `cols`, a row of `w` (n_cols, K).
 /// Threads that share `y` pass disjoint `cols`.
 ///
 /// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.
@@ -100,7 +100,8 @@ unsafe fn strip<const K: usize, const R: usize, const C: usize>(
 #[repr(align(64))]
 struct Strip<const K: usize, const R: usize>([[f32; K]; R]);
 
-/// Of each 32 values the even ones, then the odd ones: as [`widen`] gives weights. A rest of less stays as it is.
+/// Of each 32 values the even ones, then the odd ones, as [`add_products`] takes weights. A rest of less stays as it
+/// is.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn split_pairs(x: &[f32], split: &mut [f32]) {

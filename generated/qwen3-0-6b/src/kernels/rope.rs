@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-/// Turns the pairs (x[i], x[i + HEAD_DIM/2]) by their angles: the layout of `rotate_half` in HF transformers.
+/// Turns the pairs `(x[i], x[i + HEAD_DIM/2])` by their angles: the layout of `rotate_half` in HF transformers.
 ///
 /// `x` is one head, HEAD_DIM values; `cos` and `sin` hold HEAD_DIM/2 values for its position.
 pub fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32]) {

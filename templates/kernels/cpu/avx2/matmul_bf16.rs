@@ -22,7 +22,7 @@ const PANEL: usize = 256 * 1024;
 /// Weights in one cache line.
 const LINE: usize = 64 / size_of::<bf16>();
 
-/// y[r, c] = Σₖ x[r, k] · w[c, k], for every row r of `x` (n_rows, K) and every c of `cols`, a row of `w` (n_cols, K).
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]`, for every row r of `x` (n_rows, K) and c of `cols`, a row of `w` (n_cols, K).
 /// Threads that share `y` pass disjoint `cols`.
 ///
 /// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.

@@ -18,7 +18,7 @@ use rt::columns::Columns;
 /// Bytes of weights that stay in L2 while every row passes over them.
 const PANEL: usize = 256 * 1024;
 
-/// y[r, c] = Σₖ x[r, k] · w[c, k], for every row r of `x` (n_rows, K) and every c of `cols`, a row of `w` (n_cols, K).
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]`, for every row r of `x` (n_rows, K) and c of `cols`, a row of `w` (n_cols, K).
 /// Threads that share `y` pass disjoint `cols`.
 ///
 /// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.

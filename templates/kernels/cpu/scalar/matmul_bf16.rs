@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rt::columns::Columns;
 
-/// y[r, c] = Σₖ x[r, k] · w[c, k] for every row r of `x` (n_rows, K) and the columns `cols` of y, which are rows of
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]` for every row r of `x` (n_rows, K) and the columns `cols` of y, which are rows of
 /// `w` (n_cols, K). Threads that share `y` pass disjoint `cols`.
 ///
 /// A cell depends on its row, its weights and nothing else: not on the other rows, their number or the split into

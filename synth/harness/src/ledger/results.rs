@@ -1,5 +1,4 @@
-//! The table of results that the README shows: the last full race of each workload, or the last one where none was
-//! full. Lost loads stand beside won ones.
+//! The table of results that the README shows: the last full race of each workload, lost loads beside won ones.
 
 use std::fmt::Write as _;
 
@@ -24,11 +23,10 @@ enum Quantity {
     MsPerToken,
 }
 
-/// The last full race of each of these ledgers, else its last one, as Markdown; empty where there is none.
+/// The last full race of each of these ledgers, as Markdown; empty where there is none.
 #[must_use]
 pub fn results(ledgers: &[Vec<Entry>]) -> String {
-    let full = |entries: &Vec<Entry>| entries.iter().rev().find(|entry| entry.depth == Depth::Full).cloned();
-    let last = |entries: &Vec<Entry>| full(entries).or_else(|| entries.last().cloned());
+    let last = |entries: &Vec<Entry>| entries.iter().rev().find(|entry| entry.depth == Depth::Full).cloned();
     let races: Vec<Entry> = ledgers.iter().filter_map(last).collect();
     let mut names: Vec<&str> =
         races.iter().flat_map(|entry| entry.references.iter().map(Race::name)).collect();

@@ -9,12 +9,13 @@ use crate::bench::Depth;
 use crate::stats::Verdict;
 
 /// The loads of a full race, each with the quantity that it is run for.
-const LOADS: [(&str, &str, Quantity); 5] = [
+const LOADS: [(&str, &str, Quantity); 6] = [
     ("decode_c1", "decode, 1 in flight: TPOT p50", Quantity::Latency(Metric::TpotP50)),
     ("closed_", "decode, all in flight: time per token", Quantity::MsPerToken),
     ("prefill", "prefill, 1 in flight: TTFT p50", Quantity::Latency(Metric::TtftP50)),
     ("traffic", "the spec's traffic: TPOT p50", Quantity::Latency(Metric::TpotP50)),
     ("traffic", "the spec's traffic: TTFT p99", Quantity::Latency(Metric::TtftP99)),
+    ("traffic", "the spec's traffic: ITL p99", Quantity::Latency(Metric::ItlP99)),
 ];
 
 #[derive(Clone, Copy)]

@@ -213,8 +213,8 @@ fn take_f32(fields: &mut Fields, name: &str, low: f64, high: f64) -> Result<Opti
     Ok(fields.number(name, low..=high)?.map(|number| number as f32))
 }
 
-/// 0 and -1 keep all tokens, as in vLLM.
-/// 0 and -1 keep all, as vLLM has it.
+/// 0 and -1 keep all tokens, as in vLLM. A request that does not say is sampled
+/// as the model's makers do.
 fn take_top_k(fields: &mut Fields, default: Option<usize>) -> Result<Option<usize>, ApiError> {
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
     Ok(top_k.map_or(default, |top_k| usize::try_from(top_k).ok().filter(|top_k| *top_k > 0)))

@@ -1,7 +1,7 @@
 //! The catalogue: every way to serve that Savile knows, one folder each.
 //!
-//! A folder holds the rule (`mod.rs`), what it emits, a README that says when it wins, and `ablation.yaml`, the
-//! traffic that isolates it. To add one: write the folder, name it here, and give it a workload that needs it.
+//! A folder holds the rule (`mod.rs`), what it emits, and a README that says when it wins. To add one: write the
+//! folder, name it here, and give it a workload that needs it.
 
 mod avx2_kernels;
 mod avx512_bf16_dot_kernels;

@@ -236,12 +236,12 @@ fn main() {
         }
     }
     println!(
-        "{}, {n_threads} threads: {:.1} GB/s read, {:.0} GFLOP/s, load {:.1}, steal {:.0} %",
+        "{}, {n_threads} threads: {:.1} GB/s read, {:.0} GFLOP/s, load {:.1}{}",
         machine.cpu,
         machine.read_gb_s,
         machine.fma_gflops,
         machine.noise.load_average,
-        100.0 * machine.noise.steal
+        machine.noise.disturbance().map_or(String::new(), |it| format!(", {it}"))
     );
     println!("{:<58} {:>9} {:>9} {:<8} {:>7}", "", "median", "best", "", "of peak");
     for row in &mut rows {

@@ -9,7 +9,7 @@ pub fn findings(repository: &Repository) -> Vec<String> {
     findings
 }
 
-/// A mechanism is a folder that says when it wins, decides, and names the traffic that isolates it.
+/// A mechanism is a folder that says when it wins, and decides.
 fn mechanisms(repository: &Repository) -> Vec<String> {
     // `kernels` and `skeleton` are shared by mechanisms, each folder of `families` is one.
     const SHARED: [&str; 3] = ["families", "kernels", "skeleton"];
@@ -18,11 +18,10 @@ fn mechanisms(repository: &Repository) -> Vec<String> {
         repository.folders_in("templates/families/").into_iter().map(|name| format!("families/{name}"));
     let mut findings = Vec::new();
     for folder in own.map(str::to_owned).chain(families) {
-        for file in ["README.md", "mod.rs", "ablation.yaml"] {
+        for file in ["README.md", "mod.rs"] {
             let path = format!("templates/{folder}/{file}");
             if !repository.has(&path) {
-                findings
-                    .push(format!("{path}: missing; a mechanism has README.md, mod.rs and ablation.yaml"));
+                findings.push(format!("{path}: missing; a mechanism has README.md and mod.rs"));
             }
         }
     }
@@ -77,14 +76,12 @@ fn planted_faults_are_found() {
         ("templates/families/dense/mod.rs", ""),
         ("templates/kernels/x.rs", ""),
         ("templates/paged_kv/README.md", ""),
-        ("templates/paged_kv/ablation.yaml", ""),
         ("templates/paged_kv/mod.rs", ""),
     ]);
     super::assert_findings(
         &findings(&repository),
         &[
             "templates/families/dense/README.md: missing",
-            "templates/families/dense/ablation.yaml: missing",
             "generated/quickstart/README.md: missing",
             "docs/adr/template.md: missing",
             "docs/adr/0003-third.md: name it `0002-",

@@ -85,10 +85,10 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         machine.read_gb_s, machine.fma_gflops
     ));
     ui.print(format_args!(
-        "noise       load {:.2}, {:.1} % stolen, a constant loop varies by {:.1} %",
+        "noise       load {:.2}, a constant loop varies by {:.1} %{}",
         machine.noise.load_average,
-        100.0 * machine.noise.steal,
-        100.0 * machine.noise.spin_variation
+        100.0 * machine.noise.spin_variation,
+        machine.noise.disturbance().map_or(String::new(), |it| format!(", {it}"))
     ));
     let mut missing = Vec::new();
     let mut tools = serde_json::Map::new();

@@ -26,7 +26,7 @@ use synth::{
     reading,
     source_tree::{FormatError, SourceTree},
     target::{Isa, MachineFacts},
-    workload::{Bytes, ModelSource, SpecErrors, Workload},
+    workload::{Bytes, ModelSource, SpecError, SpecErrors, Workload},
 };
 use templates::CATALOGUE;
 use tokio::runtime::Runtime;
@@ -158,7 +158,11 @@ impl Decided {
         let facts = facts(machine);
         let errors = feasibility::check(&asked.workload, &asked.model, &facts);
         if !errors.is_empty() {
-            let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            let mut lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            let disturbed = machine.noise.disturbance().filter(|_| errors.iter().any(rests_on_the_probe));
+            lines.extend(disturbed.map(|disturbed| {
+                format!("while the machine was measured {disturbed}: it may allow more, so try again when it is quiet")
+            }));
             return Err(Failure::new(Exit::Spec, lines.join("\n")));
         }
         let earlier = Plan::read(&asked.files.plan).or_exit(Exit::Spec)?;
@@ -373,6 +377,11 @@ fn golden(asked: &Asked) -> Option<std::path::PathBuf> {
 /// What runs the load generator and the proof's questions: one thread, since the cores belong to the servers.
 pub fn runtime() -> Outcome<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Internal)
+}
+
+/// Whether an error says what this machine cannot do in time, and so is only as good as the probe.
+fn rests_on_the_probe(error: &SpecError) -> bool {
+    error.field.starts_with("slo.")
 }
 
 /// Whether a plan's instruction set is one that the spec allows.

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod build;
 pub mod client;
+mod clocks;
 pub mod hub;
 pub mod ledger;
 pub mod load;

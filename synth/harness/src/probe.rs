@@ -16,6 +16,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use synth::target::Isa;
 
+use crate::clocks::{Clocks, disturbance, load_average};
+
 /// A machine as found: its name, its sizes and its ceilings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -44,10 +46,20 @@ pub struct Machine {
 pub struct Noise {
     /// Processes that wanted a core, mean of the last minute.
     pub load_average: f64,
-    /// Share of all cores' time that the hypervisor gave to others during the probe.
-    pub steal: f64,
+    /// Share of all cores' time that the hypervisor gave to others during the probe, where the kernel says.
+    pub steal: Option<f64>,
+    /// Share of all cores' time that other processes used during the probe, where the kernel says.
+    pub foreign: Option<f64>,
     /// Coefficient of variation of a loop that always does the same, 50 µs at a time: 0.01 is quiet.
     pub spin_variation: f64,
+}
+
+impl Noise {
+    /// Who disturbed the probe, when somebody did: its ceilings may then be too low.
+    #[must_use]
+    pub fn disturbance(&self) -> Option<String> {
+        disturbance(self.steal, self.foreign)
+    }
 }
 
 /// Why a machine cannot be probed.
@@ -91,11 +103,11 @@ pub fn probe(n_threads: usize) -> Result<Machine, ProbeError> {
     }
     let isas = isas();
     let widest = isas.iter().copied().max().unwrap_or(Isa::Scalar);
-    let before = CpuTime::now();
+    let before = Clocks::read();
     let spin_variation = spin_variation();
     let read_gb_s = read_gb_s(n_threads, buffer_bytes, widest);
     let fma_gflops = fma_gflops(n_threads, widest);
-    let steal = CpuTime::now().steal_since(&before);
+    let shares = before.zip(Clocks::read()).and_then(|(before, after)| after.shares_since(before));
     Ok(Machine {
         cpu: cpu_name(),
         isas,
@@ -105,7 +117,12 @@ pub fn probe(n_threads: usize) -> Result<Machine, ProbeError> {
         cache_bytes,
         read_gb_s,
         fma_gflops,
-        noise: Noise { load_average: load_average(), steal, spin_variation },
+        noise: Noise {
+            load_average: load_average(),
+            steal: shares.map(|it| it.steal),
+            foreign: shares.map(|it| it.foreign),
+            spin_variation,
+        },
     })
 }
 
@@ -331,34 +348,6 @@ fn cache_bytes() -> usize {
     (0..8).filter_map(size).max().map_or(32 << 20, |kib| kib << 10)
 }
 
-fn load_average() -> f64 {
-    // The kernel gives 16 bits of fraction.
-    rustix::system::sysinfo().loads[0] as f64 / f64::from(1 << 16)
-}
-
-/// The line `cpu` of `/proc/stat`, in ticks.
-struct CpuTime {
-    total: u64,
-    steal: u64,
-}
-
-impl CpuTime {
-    /// Zeros where the system does not say.
-    fn now() -> Self {
-        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let line = stat.lines().next().unwrap_or_default();
-        // user nice system idle iowait irq softirq steal; what follows is counted in user already.
-        let ticks: Vec<u64> =
-            line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
-        CpuTime { total: ticks.iter().sum(), steal: ticks.get(7).copied().unwrap_or(0) }
-    }
-
-    fn steal_since(&self, before: &CpuTime) -> f64 {
-        let total = self.total.saturating_sub(before.total);
-        self.steal.saturating_sub(before.steal) as f64 / total.max(1) as f64
-    }
-}
-
 /// Times the same loop again and again.
 fn spin_variation() -> f64 {
     let times: Vec<f64> = (0..200)
@@ -387,7 +376,9 @@ mod tests {
         assert!(machine.n_cores > 0 && machine.memory_bytes > 1 << 28 && machine.isas[0] == Isa::Scalar);
         assert!(machine.read_gb_s > 0.1 && machine.read_gb_s < 10_000.0, "{machine:?}");
         assert!(machine.fma_gflops > 0.01 && machine.fma_gflops < 1e6, "{machine:?}");
-        assert!((0.0..=1.0).contains(&machine.noise.steal) && machine.noise.spin_variation > 0.0);
+        let shares = [machine.noise.steal, machine.noise.foreign];
+        assert!(shares.iter().all(|it| it.is_none_or(|share| (0.0..=1.0).contains(&share))), "{machine:?}");
+        assert!(machine.noise.spin_variation > 0.0);
         let json = serde_json::to_string(&machine).expect("plain data");
         let back: Machine = serde_json::from_str(&json).expect("what was written");
         assert_eq!((back.cpu, back.isas, back.n_cores), (machine.cpu, machine.isas, machine.n_cores));

@@ -8,7 +8,7 @@ mod markdown;
 mod svg;
 mod table;
 mod terminal;
-mod words;
+pub(crate) mod words;
 
 pub use html::html;
 pub use json::json;

@@ -5,10 +5,8 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use super::Versus;
+use crate::clocks::{Clocks, disturbance, load_average};
 use crate::stats::ascending;
-
-/// Above this share of CPU time used by strangers or taken by the hypervisor, a bench carries a caveat.
-const NOISY: f64 = 0.05;
 
 /// The machine, as its reports name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,13 +44,8 @@ impl Noise {
     /// What to tell a reader, when the machine was not the bench's own.
     #[must_use]
     pub fn caveat(&self) -> Option<String> {
-        let noisy: Vec<String> =
-            [("the hypervisor took", self.steal_share), ("other processes used", self.foreign_share)]
-                .into_iter()
-                .filter_map(|(who, share)| Some((who, share.filter(|share| *share > NOISY)?)))
-                .map(|(who, share)| format!("{who} {:.0} % of the CPU time", 100.0 * share))
-                .collect();
-        (!noisy.is_empty()).then(|| format!("the machine was noisy: {}", noisy.join(", ")))
+        let disturbed = disturbance(self.steal_share, self.foreign_share)?;
+        Some(format!("the machine was noisy: {disturbed}"))
     }
 }
 
@@ -85,16 +78,6 @@ pub(super) struct Watch {
     clocks: Option<Clocks>,
 }
 
-/// CPU time since boot, in ticks.
-#[derive(Debug, Clone, Copy)]
-struct Clocks {
-    total: u64,
-    idle: u64,
-    steal: u64,
-    /// This process and the children it has waited for.
-    ours: u64,
-}
-
 impl Watch {
     pub(super) fn start() -> Self {
         Self { load: load_average(), clocks: Clocks::read() }
@@ -106,8 +89,8 @@ impl Watch {
         let shares = self.clocks.zip(Clocks::read()).and_then(|(before, after)| after.shares_since(before));
         Noise {
             load: [self.load, load_average()],
-            steal_share: shares.map(|(steal, _)| steal),
-            foreign_share: shares.map(|(_, foreign)| foreign),
+            steal_share: shares.map(|it| it.steal),
+            foreign_share: shares.map(|it| it.foreign),
             spread: ascending(cells().filter_map(super::Cell::spread)).last().copied(),
             lateness_p99_ms: cells()
                 .flat_map(|cell| [cell.own.lateness_p99_ms, cell.reference.lateness_p99_ms])
@@ -116,48 +99,9 @@ impl Watch {
     }
 }
 
-impl Clocks {
-    fn read() -> Option<Self> {
-        let stat = fs::read_to_string("/proc/stat").ok()?;
-        // user nice system idle iowait irq softirq steal; guest time is inside user time.
-        let fields: Vec<u64> =
-            stat.lines().next()?.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
-        let [user, nice, system, idle, iowait, irq, softirq, steal] = fields.try_into().ok()?;
-        let own = fs::read_to_string("/proc/self/stat").ok()?;
-        // The name in parentheses may hold spaces; utime, stime, cutime and cstime are the 12th to 15th fields after.
-        let after_name = own.rsplit_once(')')?.1;
-        let ours = after_name.split_whitespace().skip(11).take(4).filter_map(|n| n.parse::<u64>().ok()).sum();
-        let idle = idle + iowait;
-        Some(Self { total: user + nice + system + idle + irq + softirq + steal, idle, steal, ours })
-    }
-
-    /// The hypervisor's and the strangers' shares of the time since `before`.
-    fn shares_since(self, before: Self) -> Option<(f64, f64)> {
-        let since = |now: u64, then: u64| now.saturating_sub(then) as f64;
-        let total = since(self.total, before.total);
-        let steal = since(self.steal, before.steal);
-        let foreign = total - since(self.idle, before.idle) - steal - since(self.ours, before.ours);
-        (total > 0.0).then(|| (steal / total, (foreign / total).clamp(0.0, 1.0)))
-    }
-}
-
-fn load_average() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn time_is_shared_out_without_rest() {
-        let before = Clocks { total: 1000, idle: 500, steal: 10, ours: 100 };
-        let after = Clocks { total: 2000, idle: 900, steal: 60, ours: 550 };
-        let (steal, foreign) = after.shares_since(before).expect("time has passed");
-        assert!((steal - 0.05).abs() < 1e-12 && (foreign - 0.1).abs() < 1e-12);
-        assert!(after.shares_since(after).is_none());
-    }
 
     #[test]
     fn noise_is_told_only_when_there_is_some() {
@@ -177,6 +121,5 @@ mod tests {
     fn this_machine_has_cores_and_memory() {
         let host = Host::read();
         assert!(host.cores > 0 && host.memory_bytes > 0);
-        assert!(Clocks::read().is_some_and(|clocks| clocks.total >= clocks.idle));
     }
 }

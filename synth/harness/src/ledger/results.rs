@@ -1,4 +1,4 @@
-//! The table of results that the README shows: the last full race of each workload, lost loads beside won ones.
+//! The table of results that the README shows: the last full race of each workload, and below it whatever else was lost.
 
 use std::fmt::Write as _;
 
@@ -6,6 +6,7 @@ use synth::workload::Metric;
 
 use super::{Entry, Figure, Race};
 use crate::bench::Depth;
+use crate::report::words;
 use crate::stats::Verdict;
 
 /// The loads of a full race, each with the quantity that it is run for.
@@ -94,9 +95,10 @@ fn write_facts(entry: &Entry, text: &mut String) -> std::fmt::Result {
         .noise
         .foreign_share
         .map_or(String::new(), |share| format!(", others used {:.0} % of the CPU", 100.0 * share));
+    let lost: String = entry.references.iter().filter_map(Race::lost_beside_the_table).collect();
     writeln!(
         text,
-        "- `{}`: entry {} of {}, {} with {} cores{foreign}; {first_token}{:.0} MiB at the peak{roofline}. Against {}.",
+        "- `{}`: entry {} of {}, {} with {} cores{foreign}; {first_token}{:.0} MiB at the peak{roofline}. Against {}.{lost}",
         entry.workload,
         entry.id,
         entry.at,
@@ -110,6 +112,25 @@ fn write_facts(entry: &Entry, text: &mut String) -> std::fmt::Result {
 impl Race {
     fn name(&self) -> &str {
         &self.reference.name
+    }
+
+    /// What this reference does faster and no row of the table says, as a sentence; `None` where there is nothing.
+    fn lost_beside_the_table(&self) -> Option<String> {
+        let is_shown = |cell: &str, metric: Metric| {
+            LOADS.iter().any(|(prefix, _, quantity)| {
+                cell.starts_with(prefix) && matches!(quantity, Quantity::Latency(shown) if *shown == metric)
+            })
+        };
+        let lost: Vec<String> = self
+            .cells
+            .iter()
+            .flat_map(|(name, cell)| {
+                cell.metrics.iter().map(move |(metric, figure)| (name, *metric, *figure))
+            })
+            .filter(|(name, metric, figure)| figure.verdict == Verdict::Slower && !is_shown(name, *metric))
+            .map(|(name, metric, figure)| format!("`{name}` {} {}", words::metric(metric), interval(figure)))
+            .collect();
+        (!lost.is_empty()).then(|| format!(" **Slower** than {} also in {}.", self.name(), lost.join(", ")))
     }
 
     /// The figure of a cell whose name begins so; `None` where it is void.
@@ -131,14 +152,18 @@ fn milliseconds(ms: f64) -> String {
     }
 }
 
-fn ratio(figure: Figure) -> String {
+fn interval(figure: Figure) -> String {
     let [lo, mid, hi] = figure.ratio;
+    format!("{mid:.2} [{lo:.2} … {hi:.2}]")
+}
+
+fn ratio(figure: Figure) -> String {
     let verdict = match figure.verdict {
         Verdict::Faster => "faster",
         Verdict::Slower => "**slower**",
         Verdict::NoEvidence => "no evidence",
     };
-    format!("{mid:.2} [{lo:.2} … {hi:.2}] {verdict}")
+    format!("{} {verdict}", interval(figure))
 }
 
 #[cfg(test)]
@@ -167,5 +192,26 @@ mod tests {
         assert!(text.contains("decode, 1 in flight: TPOT p50 |") && text.contains("faster"), "{text}");
         assert!(text.contains(": entry 1 of "), "the quick race after it is not shown: {text}");
         assert_eq!(results(&[Vec::new()]), "");
+    }
+
+    #[test]
+    fn what_is_lost_is_told_once() {
+        let path = std::env::temp_dir().join(format!("savile-{}-lost.jsonl", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut race = comparison();
+        race.budget.depth = Depth::Full;
+        append(&path, &race, &proof("aa", ProofVerdict::Pass), &Provenance::default()).expect("appended");
+        let mut entries = read(&path).expect("a ledger");
+        assert!(!results(&[entries.clone()]).contains("Slower"));
+        for figure in
+            entries[0].references[0].cells.get_mut("decode_c1").expect("it was raced").metrics.values_mut()
+        {
+            figure.verdict = Verdict::Slower;
+        }
+        let text = results(&[entries]);
+        let (table, facts) = text.split_once("\n\n").expect("facts stand below the table");
+        assert!(table.contains("TPOT p50") && table.contains("**slower**"), "{text}");
+        let (_, lost) = facts.split_once("**Slower** than ").expect("what the table does not say");
+        assert!(lost.contains("`decode_c1` TPOT p99") && !lost.contains("`decode_c1` TPOT p50"), "{lost}");
     }
 }

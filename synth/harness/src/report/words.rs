@@ -34,7 +34,7 @@ pub(super) fn bytes(n: u64) -> String {
 }
 
 /// `TPOT p50`.
-pub(super) fn metric(metric: Metric) -> String {
+pub(crate) fn metric(metric: Metric) -> String {
     let (quantity, q) = Quantity::of(metric);
     format!("{} p{}", quantity.name(), (q * 100.0).round())
 }

@@ -27,6 +27,13 @@ pub struct RooflineFraction {
     pub fraction: f64,
 }
 
+impl RooflineFraction {
+    /// What to make of more than there is: nothing where the roofline holds.
+    pub(crate) fn remark(&self) -> &'static str {
+        if self.fraction > 1.0 { ", more than memory gives: the weights stay in a cache" } else { "" }
+    }
+}
+
 impl Roofline {
     /// The share of the roofline that a median TPOT of `measured_ms` reaches; `None` when either is not positive.
     #[must_use]
@@ -67,6 +74,8 @@ mod tests {
         let fraction = roofline.fraction(54.1).expect("a fraction");
         assert!((fraction.floor_ms - 27.045).abs() < 0.01);
         assert!((fraction.fraction - 0.5).abs() < 0.001);
+        assert_eq!(fraction.remark(), "");
+        assert!(roofline.fraction(20.0).is_some_and(|cached| cached.remark().contains("cache")));
         assert!(roofline.fraction(0.0).is_none());
         assert!(Roofline { bytes_per_token: 0, ..roofline }.fraction(1.0).is_none());
     }

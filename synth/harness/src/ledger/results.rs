@@ -86,9 +86,10 @@ fn write_facts(entry: &Entry, text: &mut String) -> std::fmt::Result {
         .map_or(String::new(), |ms| format!("exec to first token {}, ", milliseconds(ms)));
     let roofline = entry.roofline.map_or(String::new(), |it| {
         format!(
-            ", {:.0} % of the read bandwidth of {:.1} GB/s when decoding alone",
+            ", {:.0} % of the read bandwidth of {:.1} GB/s when decoding alone{}",
             100.0 * it.fraction,
-            it.roofline.read_gb_s
+            it.roofline.read_gb_s,
+            it.remark()
         )
     });
     let foreign = entry

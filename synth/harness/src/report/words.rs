@@ -107,12 +107,13 @@ pub(super) fn facts(comparison: &Comparison) -> Vec<(String, String)> {
         facts.push((
             "roofline".to_owned(),
             format!(
-                "{:.0} % of it with one sequence: {} measured, {} to read {} at {} GB/s",
+                "{:.0} % of it with one sequence: {} measured, {} to read {} at {} GB/s{}",
                 100.0 * reached.fraction,
                 ms(reached.measured_ms),
                 ms(reached.floor_ms),
                 bytes(reached.roofline.bytes_per_token),
-                number(reached.roofline.read_gb_s)
+                number(reached.roofline.read_gb_s),
+                reached.remark()
             ),
         ));
     }

@@ -25,7 +25,7 @@ impl Fields {
             .map_err(|error| ApiError::invalid(format!("the body is not valid JSON: {error}")))?;
         match value {
             Value::Object(map) => Ok(Fields { map }),
-            other => Err(ApiError::invalid(format!("the body must be a JSON object, not {}", kind(&other)))),
+            other => Err(ApiError::invalid(format!("the body must be a JSON object, not {}", shown(&other)))),
         }
     }
 
@@ -63,10 +63,14 @@ impl Fields {
 
     /// Takes a whole number within `range`. `2.0` is one, as JSON does not tell it from `2`.
     pub fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
-        let integer = self.typed(name, "a whole number", integer)?;
-        match integer.filter(|integer| !range.contains(integer)) {
-            Some(integer) => Err(outside(name, integer, range.start(), range.end())),
-            None => Ok(integer),
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match integer(&value) {
+            Some(integer) if range.contains(&integer) => Ok(Some(integer)),
+            None if value.as_f64().is_none_or(|number| number.fract() != 0.0) => {
+                Err(wrong(name, "a whole number", &value))
+            }
+            // Shown as it came, since it may be larger than any integer here.
+            _ => Err(outside(name, value, range.start(), range.end())),
         }
     }
 
@@ -133,7 +137,7 @@ pub fn token_ids(param: &str, value: Value, max_items: usize, vocab: usize) -> R
 
 /// The error for a value of the wrong type.
 pub fn wrong(param: &str, expected: &str, found: &Value) -> ApiError {
-    ApiError::field(param, format!("{param} must be {expected}, not {}", kind(found)))
+    ApiError::field(param, format!("{param} must be {expected}, not {}", shown(found)))
 }
 
 fn outside(
@@ -150,14 +154,13 @@ fn integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().filter(|_| !value.is_u64()).and_then(whole))
 }
 
-fn kind(value: &Value) -> &'static str {
+/// A value as an error names it: what is short is shown, what may be long is only called by its kind.
+fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn chat(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = read_json(&state, request).await?;
-    let params = Params::take(&mut fields, &state, caller)?;
+    let params = Params::take(&mut fields, &state, caller, 1)?;
     let messages = take_messages(&mut fields)?;
     let add_generation_prompt = fields.boolean("add_generation_prompt")?.unwrap_or(true);
     let add_special = fields.boolean("add_special_tokens")?.unwrap_or(false);
@@ -55,9 +55,6 @@ pub async fn chat(
     let top_logprobs = fields.integer("top_logprobs", 0..=MAX_LOGPROBS)?;
     if top_logprobs.is_some_and(|n| n > 0) && !asks_logprobs {
         return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true"));
-    }
-    if let Some((name, 0)) = params.max_tokens {
-        return Err(ApiError::field(name, format!("{name} must be at least 1")));
     }
     let ignored = fields.rest();
     let template = state.service.template.as_ref();
@@ -83,22 +80,20 @@ pub async fn completions(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = read_json(&state, request).await?;
-    let params = Params::take(&mut fields, &state, caller)?;
+    let echo = fields.boolean("echo")?.unwrap_or(false);
+    // Who wants the prompt back may want nothing behind it.
+    let params = Params::take(&mut fields, &state, caller, if echo { 0 } else { 1 })?;
     let inputs = take_prompts(&mut fields, &state)?;
     // Before anything is made per prompt: a small body can name very many prompts, and each choice of each of
     // them has parameters of its own.
     if state.service.outbox.never_fits(inputs.len() * params.n, 0) {
         return Err(over_the_queue("prompt"));
     }
-    let echo = fields.boolean("echo")?.unwrap_or(false);
     let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
     let n_logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|n| n as usize);
     let n = params.n;
     fields.refuse("best_of", "give n instead", |value| value.as_u64() == Some(n as u64))?;
     fields.refuse("suffix", "it was built without infilling", |value| *value == "")?;
-    if let Some((name, 0)) = params.max_tokens.filter(|_| !echo) {
-        return Err(ApiError::field(name, format!("{name} must be at least 1, or echo true")));
-    }
     let ignored = fields.rest();
     let mut prompts = Vec::with_capacity(inputs.len());
     for input in inputs {

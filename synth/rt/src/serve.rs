@@ -1,6 +1,7 @@
 //! The server around the routes: connections and their limits, keys, request ids, and an orderly end.
 
 use std::{
+    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
     pin::{Pin, pin},
@@ -25,6 +26,7 @@ use hyper_util::{
 };
 use serde_json::json;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -51,6 +53,10 @@ const N_HEADERS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// For the first byte of a connection that was taken just before the server was told to stop.
 const FIRST_BYTE_TIME: Duration = Duration::from_millis(100);
+/// For a client to stop sending a body that was refused.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+/// A client that has sent nothing for this long has noticed that it was refused.
+const QUIET_TIME: Duration = Duration::from_secs(1);
 /// For the last bytes of answers to leave once no more are made.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -184,15 +190,33 @@ async fn connect(stream: TcpStream, service: Router, state: State) {
     }
     let service = TowerToHyperService::new(service);
     let stream = TokioIo::new(Patient::new(stream, STUCK));
-    let mut connection = pin!(protocol(&state).serve_connection(stream, service));
+    let mut connection = protocol(&state).serve_connection(stream, service);
     tokio::select! {
         // First, so that what has arrived is read before the end is asked for.
         biased;
         // How a connection broke is its client's affair.
-        _ = connection.as_mut() => return,
-        () = state.reached(Phase::Draining) => connection.as_mut().graceful_shutdown(),
+        _ = poll_fn(|context| connection.poll_without_shutdown(context)) => {
+            hang_up(connection.into_parts().io.into_inner()).await;
+        }
+        () = state.reached(Phase::Draining) => {
+            Pin::new(&mut connection).graceful_shutdown();
+            let _ = connection.await;
+        }
     }
-    let _ = connection.await;
+}
+
+/// Ends a connection so that its last answer arrives, even at a client that is still sending a body nobody wants.
+///
+/// To close while bytes come in would reset the connection, and a reset overtakes the answer. So this stops writing
+/// first, and reads on until the client has stopped too (RFC 9112, section 9.6).
+async fn hang_up(mut stream: Patient<TcpStream>) {
+    let mut unwanted = vec![0; HEAD_BYTES];
+    let _ = timeout(LINGER_TIME, async {
+        stream.shutdown().await?;
+        while timeout(QUIET_TIME, stream.read(&mut unwanted)).await?? > 0 {}
+        io::Result::Ok(())
+    })
+    .await;
 }
 
 /// Waits for a connection's first byte; says whether it came. The head that it begins has its own time.

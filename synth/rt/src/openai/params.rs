@@ -1,5 +1,7 @@
 //! The parameters that both routes share: each taken, checked against its range, or refused by name.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use crate::{
@@ -53,12 +55,17 @@ pub enum Delivery {
 }
 
 impl Params {
-    /// Takes the shared parameters from `fields`.
-    pub fn take(fields: &mut Fields, state: &State, caller: Caller) -> Result<Params, ApiError> {
+    /// Takes the shared parameters from `fields`, of which the bound on the answer is `least_tokens` at least.
+    pub fn take(
+        fields: &mut Fields,
+        state: &State,
+        caller: Caller,
+        least_tokens: usize,
+    ) -> Result<Params, ApiError> {
         let limits = &state.service.limits;
         refuse_unbuilt(fields)?;
         check_model(fields, state)?;
-        let max_tokens = take_max_tokens(fields, limits.max_output)?;
+        let max_tokens = take_max_tokens(fields, least_tokens..=limits.max_output)?;
         let min_tokens = fields.integer("min_tokens", 0..=limits.max_output as i64)?.unwrap_or(0) as usize;
         if let Some((name, max)) = max_tokens.filter(|(_, max)| min_tokens > *max) {
             let message = format!("min_tokens is {min_tokens}, more than the {max} of {name}");
@@ -195,10 +202,11 @@ fn check_model(fields: &mut Fields, state: &State) -> Result<(), ApiError> {
 
 fn take_max_tokens(
     fields: &mut Fields,
-    max_output: usize,
+    range: RangeInclusive<usize>,
 ) -> Result<Option<(&'static str, usize)>, ApiError> {
+    let range = *range.start() as i64..=*range.end() as i64;
     let mut take = |name: &'static str| -> Result<_, ApiError> {
-        Ok(fields.integer(name, 0..=max_output as i64)?.map(|max| (name, max as usize)))
+        Ok(fields.integer(name, range.clone())?.map(|max| (name, max as usize)))
     };
     match (take("max_completion_tokens")?, take("max_tokens")?) {
         (Some((_, new)), Some((name, old))) if new != old => {

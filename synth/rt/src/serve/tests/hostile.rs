@@ -141,6 +141,35 @@ fn oversized_heads_and_bodies_are_refused() {
     assert_eq!(server.get("/health").status, 200);
 }
 
+/// Most clients write a whole body before they read: what refuses it must not be overtaken by a reset.
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let server = Server::ready();
+    let body = "a".repeat(16 << 20);
+    for (path, status) in [(TEXT, 413), ("/v1/nowhere", 404), ("/v1/models", 405)] {
+        let refused = server.raw(request_bytes(path, &body, "").as_bytes());
+        assert_eq!(refused.status, status, "{path}");
+    }
+    let plain = request_bytes(TEXT, &body, "").replace("application/json", "text/plain");
+    assert_eq!(server.raw(plain.as_bytes()).status, 415);
+}
+
+/// A refused client that sends for ever, a byte now and then, is not listened to for ever.
+#[test]
+fn a_refused_client_does_not_keep_its_place() {
+    let server = Server::ready();
+    let mut stream = server.connect();
+    let head = format!(
+        "POST {TEXT} HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 999999999\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let began = Instant::now();
+    while stream.write_all(b"a").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is still being read");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn malformed_bodies_are_refused() {
     let server = Server::ready();
@@ -191,7 +220,7 @@ fn a_client_that_reads_nothing_is_cut_off() {
         let service = TowerToHyperService::new(assemble(routes(), &state));
         let stream = TokioIo::new(Patient::new(near, Duration::from_millis(200)));
         let request = b"GET /metrics HTTP/1.1\r\nhost: t\r\n\r\n";
-        tokio::io::AsyncWriteExt::write_all(&mut far, request).await.expect("room");
+        AsyncWriteExt::write_all(&mut far, request).await.expect("room");
         let served =
             timeout(Duration::from_secs(20), protocol(&state).serve_connection(stream, service)).await;
         assert!(served.expect("given up").is_err());
@@ -208,12 +237,12 @@ fn a_slow_reader_is_waited_for() {
         let service = TowerToHyperService::new(assemble(routes(), &state));
         let stream = TokioIo::new(Patient::new(near, Duration::from_secs(1)));
         let request = b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
-        tokio::io::AsyncWriteExt::write_all(&mut far, request).await.expect("room");
+        AsyncWriteExt::write_all(&mut far, request).await.expect("room");
         let read = async {
             let (mut all, mut piece) = (Vec::new(), [0; 512]);
             loop {
                 sleep(Duration::from_millis(20)).await;
-                match tokio::io::AsyncReadExt::read(&mut far, &mut piece).await.expect("open") {
+                match AsyncReadExt::read(&mut far, &mut piece).await.expect("open") {
                     0 => return all,
                     n => all.extend_from_slice(&piece[..n]),
                 }

@@ -8,6 +8,25 @@ const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
 
 #[test]
+fn a_number_out_of_range_is_answered_with_the_range() {
+    let server = Server::ready();
+    let cases = [
+        (json!({ "prompt": "x", "max_tokens": 0 }), "max_tokens must be between 1 and 64, not 0"),
+        (json!({ "prompt": "x", "max_tokens": 0, "echo": true, "n": 0 }), "n must be between 1 and 4, not 0"),
+        (json!({ "prompt": "x", "max_tokens": 1e30 }), "max_tokens must be between 1 and 64, not 1e+30"),
+        (json!({ "prompt": "x", "max_tokens": 1.5 }), "max_tokens must be a whole number, not 1.5"),
+        (json!({ "prompt": "x", "max_tokens": true }), "max_tokens must be a whole number, not true"),
+        (
+            json!({ "prompt": "x", "seed": u64::MAX }),
+            "seed must be between -9223372036854775808 and 9223372036854775807, not 18446744073709551615",
+        ),
+    ];
+    for (body, message) in cases {
+        assert_eq!(server.post(TEXT, &body).error()["message"], message, "{body}");
+    }
+}
+
+#[test]
 fn every_wrong_field_is_named() {
     let server = Server::ready();
     let user = json!([{ "role": "user", "content": "x" }]);

@@ -59,8 +59,8 @@ const LIMITS: Limits = Limits {
     // Nobody who wants an answer takes ten seconds for the head of a request, or thirty for its body.
     header_time: Duration::from_secs(10),
     body_time: Duration::from_secs(30),
-    // Within what orchestrators wait between SIGTERM and SIGKILL.
-    drain_time: Duration::from_secs(30),
+    // Leaves some of the thirty seconds that Kubernetes waits between SIGTERM and SIGKILL for the last bytes to go out.
+    drain_time: Duration::from_secs(25),
     // Hundreds of steps.
     stall_time: Duration::from_secs(30),
 };

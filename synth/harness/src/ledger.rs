@@ -144,7 +144,12 @@ impl Provenance {
             let answer = String::from_utf8(output.stdout).ok()?.trim().to_owned();
             (output.status.success() && !answer.is_empty()).then_some(answer)
         };
-        let commit = ask("git", &["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);
+        // Proving and racing write proofs and ledgers, which are no code.
+        let ours = [":!generated/*/proof.json", ":!generated/*/proof.md", ":!workloads/ledger"];
+        let status = ["status", "--porcelain", "--untracked-files=no", "--", "."];
+        let is_dirty = ask("git", &[&status[..], &ours[..]].concat()).is_some();
+        let dirty = if is_dirty { "-dirty" } else { "" };
+        let commit = ask("git", &["rev-parse", "HEAD"]).map(|commit| format!("{commit}{dirty}"));
         Self { commit, toolchain: ask("rustc", &["--version"]) }
     }
 }
@@ -382,6 +387,31 @@ mod tests {
 
     fn add(path: &Path) -> Result<Entry, LedgerError> {
         append(path, &comparison(), &proof("aa", ProofVerdict::Pass), &Provenance::default())
+    }
+
+    #[test]
+    fn a_commit_is_dirty_when_code_differs_and_not_when_a_proof_does() {
+        let folder = std::env::temp_dir().join(format!("savile-{}-provenance", std::process::id()));
+        std::fs::create_dir_all(folder.join("generated/x")).expect("a temporary folder");
+        let git = |args: &[&str]| {
+            let identity = ["-c", "user.name=x", "-c", "user.email=x@x"];
+            let output = Command::new("git").args(identity).args(args).current_dir(&folder).output();
+            assert!(output.is_ok_and(|it| it.status.success()), "git {args:?}");
+        };
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
+        write("code.rs", "1");
+        write("generated/x/proof.md", "1");
+        git(&["init", "--quiet"]);
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message=x"]);
+        let commit = || Provenance::of(&folder).commit.expect("there is one");
+        let clean = commit();
+        assert_eq!(clean.len(), 40);
+        write("generated/x/proof.md", "2");
+        assert_eq!(commit(), clean);
+        write("code.rs", "2");
+        assert_eq!(commit(), format!("{clean}-dirty"));
+        std::fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

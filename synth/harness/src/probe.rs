@@ -325,7 +325,8 @@ fn pin(cores: &[usize], thread: usize) {
     }
 }
 
-fn cpu_name() -> String {
+/// The processor's name for itself.
+pub(crate) fn cpu_name() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or("unknown x86-64".into(), |(_, name)| name.trim().into())

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Versus;
 use crate::clocks::{Clocks, disturbance, load_average};
+use crate::probe::cpu_name;
 use crate::stats::ascending;
 
 /// The machine, as its reports name it.
@@ -50,21 +51,16 @@ impl Noise {
 }
 
 impl Host {
-    /// This machine. What the kernel does not show is empty or 0.
+    /// This machine. What the kernel does not show is empty.
     #[must_use]
     pub fn read() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, key: &str| -> Option<String> {
-            let line = text.lines().find(|line| line.starts_with(key))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        };
-        let kib = field(&text("/proc/meminfo"), "MemTotal")
-            .and_then(|value| value.strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let memory = rustix::system::sysinfo();
         let governor = text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim().to_owned();
         Self {
-            cpu: field(&text("/proc/cpuinfo"), "model name").unwrap_or_default(),
+            cpu: cpu_name(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_bytes: kib.unwrap_or(0) * 1024,
+            memory_bytes: memory.totalram as u64 * u64::from(memory.mem_unit),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             governor: (!governor.is_empty()).then_some(governor),
         }

@@ -54,7 +54,9 @@ fn write(races: &[Entry], names: &[&str], text: &mut String) -> std::fmt::Result
                 race.figure(cell, quantity)
             };
             let figures: Vec<Option<Figure>> = names.iter().map(figure).collect();
-            let own = figures.iter().flatten().next().map_or("–".to_owned(), |it| milliseconds(it.own_ms));
+            // Own time differs a little from race to race; shown is that of the race to look at.
+            let strongest = entry.headline.as_ref().and_then(|it| figure(&it.reference.as_str()));
+            let own = strongest.map_or("–".to_owned(), |it| milliseconds(it.own_ms));
             let ratios: Vec<String> = figures.iter().map(|it| it.map_or("–".to_owned(), ratio)).collect();
             writeln!(text, "| `{}`, {what} | {own} | {} |", entry.workload, ratios.join(" | "))?;
         }
@@ -99,15 +101,22 @@ fn write_facts(entry: &Entry, text: &mut String) -> std::fmt::Result {
     let lost: String = entry.references.iter().filter_map(Race::lost_beside_the_table).collect();
     writeln!(
         text,
-        "- `{}`: entry {} of {}, {} with {} cores{foreign}; {first_token}{:.0} MiB at the peak{roofline}. Against {}.{lost}",
+        "- `{}`: entry {} of {} at commit {}, {} with {} cores{foreign}; {first_token}{:.0} MiB at the peak{roofline}. Against {}.{lost}",
         entry.workload,
         entry.id,
         entry.at,
+        entry.commit.as_deref().map_or("unknown".to_owned(), short),
         entry.host.cpu,
         entry.host.cores,
         entry.own.peak_rss_bytes as f64 / f64::from(1 << 20),
         versions.join(", ")
     )
+}
+
+/// A commit's first twelve digits, and whether files differed from it.
+fn short(commit: &str) -> String {
+    let (hash, dirty) = commit.split_once('-').map_or((commit, ""), |(hash, _)| (hash, " with changes"));
+    format!("`{}`{dirty}", hash.get(..12).unwrap_or(hash))
 }
 
 impl Race {

@@ -74,7 +74,7 @@ impl Asked {
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
         let memory = feasibility::memory(&self.workload, &self.model, block, rows);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
-        emit::emit(self.job(), plan, &memory, &place, "/models/m", &CATALOGUE)
+        emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE).map(|it| it.tree)
     }
 }
 
@@ -94,7 +94,7 @@ fn every_family_emits_for_every_instruction_set_and_number_format_and_is_fit_to_
     let folders: Vec<PathBuf> = FIXTURES.into_iter().map(fixture).chain([odd.path().to_owned()]).collect();
     let findings = |folder: &Path| -> Vec<String> {
         let mut findings = Vec::new();
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx] {
             for more in MORE {
                 let asked = Asked::read(folder, more, isa);
                 let plan = asked.plan(None);

@@ -40,7 +40,7 @@ const TILE_BYTES: usize = TILE_CELLS * TILE_COLUMNS * CELL_BYTES;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file could not be read.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}; `cargo xtask synth` makes it, and --weights says where it is", file.display())]
     Io {
         /// The file.
         file: PathBuf,

@@ -1,4 +1,20 @@
 //! y = x · wᵀ in AMX tiles: bf16 weights in panels, activations in one or three bf16 terms, summed in f32.
+//!
+//! Checked against Σₖ x · w in f64: with three terms off by less than (K + 9) · 2⁻²⁴ · Σₖ |x · w|, with one by 2⁻⁸
+//! more.
+//!
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024. Tiles in registers reach 7750
+//! GFLOP/s; with all four
+//! loaded from L2 for each step, 4800: L2 gives 48 bytes a cycle, and a step of 64 cycles loads 4 KiB.
+//!
+//! * two by two tiles over all of K, one term: 1300 GFLOP/s a thread with weights in L2, both operands from there
+//! * 256 k of a strip of x stay in L1 while eight panels pass: 1850 with weights from memory and every cell stored,
+//!   3300
+//!   from L3 with none stored
+//! * three terms as rows of tiles instead of three products a tile: decoding 20 to 33 GB/s
+//! * the next step's weights fetched ahead where rows are few: 27 to 33 GB/s, the probe reads 29
+//!
+//! With 512 rows, cells that are stored and weights that come from memory take the other half of the time.
 
 use std::arch::asm;
 use std::ops::Range;

@@ -1,6 +1,14 @@
 //! y = x · wᵀ in AVX-512 BF16 dot products: bf16 weights in panels, activations rounded to bf16, summed in f32.
 //!
 //! Checked against Σₖ x · w in f64: off by less than (2⁻⁸ + (K + 5) · 2⁻²⁴) · Σₖ |x · w|.
+//!
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach 483 GFLOP/s, the probe
+//! reads 29 GB/s.
+//!
+//! * panels, strips of 8 rows: 227 GFLOP/s with 512 rows, 11 GB/s with 8, 30 with one
+//!
+//! This processor issues a dot product in the time of four multiply-adds: the arithmetic is no faster than f32's, and AMX
+//! has it for nothing. Where dot products issue each cycle they are twice as fast.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 use rt::{
     columns::Columns,
     image::{Image, ImageError},
-    memory::granted,
+    memory::{grant_later, granted},
     pool::Pool,
 };
 
@@ -68,6 +68,11 @@ impl Model {
                 logits: granted(MAX_SEQUENCES * VOCAB),
             },
         })
+    }
+
+    /// Has the keys' and values' memory granted beside what else is done.
+    pub fn grant_caches(&self) {
+        grant_later(self.caches.iter().flat_map(|cache| [&cache.keys[..], &cache.values[..]]));
     }
 
     /// Computes the rows of one step and stores their keys and values.

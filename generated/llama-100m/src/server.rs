@@ -1,6 +1,6 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{net::TcpListener, sync::Arc, thread, time::Duration};
+use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
 
 use anyhow::anyhow;
 use axum::{
@@ -88,9 +88,8 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
         Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
     let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
     let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
-    let image = Image::open(&args.weights, IMAGE, N_THREADS)?;
-    let tokenizer = Tokenizer::parse(image.file("tokenizer.json")?, &args.weights)?;
-    let model = Model::open(&image)?;
+    let image = Image::open(&args.weights, IMAGE)?;
+    let (tokenizer, model) = read(&image, &args.weights)?;
     let state = State::new(Service {
         model: NAME,
         build: BUILD,
@@ -108,6 +107,18 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
+}
+
+/// What the image holds. The tokenizer takes longest, so the rest is made ready beside it.
+fn read(image: &Image, path: &Path) -> anyhow::Result<(Tokenizer, Model)> {
+    let file = image.file("tokenizer.json")?;
+    thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::parse(file, path));
+        image.populate(N_THREADS);
+        let model = Model::open(image)?;
+        let tokenizer = tokenizer.join().map_err(|_| anyhow!("reading the tokenizer failed"))?;
+        Ok((tokenizer?, model))
+    })
 }
 
 /// The routes that exist.

@@ -38,7 +38,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An idle engine. All memory for serving has been taken when this returns.
+    /// An idle engine. Nothing that it will need is asked of the system later.
     pub fn new(model: Model, inbox: Inbox, metrics: Arc<Metrics>) -> Self {
         Self {
             inbox,
@@ -54,6 +54,7 @@ impl Engine {
 
     /// Serves until no request can arrive any more.
     pub fn run(mut self) {
+        self.model.grant_caches();
         while let Some(request) = self.inbox.recv() {
             self.admit(request);
             while !self.running.is_empty() {

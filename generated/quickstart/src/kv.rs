@@ -5,8 +5,6 @@
 
 use std::collections::VecDeque;
 
-use rt::memory::granted;
-
 use crate::{
     sequence::Sequence,
     shape::{BLOCK, HEAD_DIM, N_BLOCKS, N_KV_HEADS},
@@ -67,10 +65,10 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// Memory for every block, granted before the server is ready.
+    /// Zeros for every block, none of them touched yet.
     pub fn new() -> Self {
         const LEN: usize = N_BLOCKS * N_KV_HEADS * BLOCK * HEAD_DIM;
-        Self { keys: granted(LEN), values: granted(LEN) }
+        Self { keys: vec![0.0; LEN], values: vec![0.0; LEN] }
     }
 
     /// Stores one position of one sequence: `key` and `value` are (N_KV_HEADS, HEAD_DIM).

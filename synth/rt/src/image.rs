@@ -130,12 +130,11 @@ impl Entry {
 }
 
 impl Image {
-    /// Maps an image, and has its pages ready: `n_threads` threads look them up at once, which takes milliseconds where
-    /// the system holds the file in memory.
+    /// Maps an image.
     ///
     /// # Errors
     /// When the file is no whole image, or one of another model or for other kernels.
-    pub fn open(path: impl AsRef<Path>, expected: Expected, n_threads: usize) -> Result<Image, ImageError> {
+    pub fn open(path: impl AsRef<Path>, expected: Expected) -> Result<Image, ImageError> {
         let path = path.as_ref().to_owned();
         let io = |source| ImageError::Io { file: path.clone(), source };
         let malformed =
@@ -169,8 +168,20 @@ impl Image {
             }
         }
         let entries = header.entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
-        populate(&map, n_threads);
         Ok(Image { path, map: Arc::new(map), content, entries })
+    }
+
+    /// Has all pages ready: `n_threads` threads look them up at once, which takes milliseconds where the system holds the
+    /// file in memory, and reads what it does not.
+    pub fn populate(&self, n_threads: usize) {
+        let share = self.map.len().div_ceil(n_threads.max(1)).next_multiple_of(1 << 21);
+        thread::scope(|scope| {
+            for start in (0..self.map.len()).step_by(share.max(1)) {
+                let len = share.min(self.map.len() - start);
+                // Systems that cannot look pages up ahead do it when they are touched.
+                scope.spawn(move || self.map.advise_range(Advice::PopulateRead, start, len).ok());
+            }
+        });
     }
 
     /// The matrix `name` of (rows, cols), in panels.
@@ -332,18 +343,6 @@ impl<E: Element> Rows<E> {
         let values: &[E] = bytemuck::cast_slice(&self.map[self.bytes.clone()]);
         &values[row * self.cols..(row + 1) * self.cols]
     }
-}
-
-/// Looks up all pages of a map, shared out among threads; a page that is not in memory is read.
-fn populate(map: &Mmap, n_threads: usize) {
-    let share = map.len().div_ceil(n_threads.max(1)).next_multiple_of(1 << 21);
-    thread::scope(|scope| {
-        for start in (0..map.len()).step_by(share.max(1)) {
-            let len = share.min(map.len() - start);
-            // Systems that cannot look pages up ahead do it when they are touched.
-            scope.spawn(move || map.advise_range(Advice::PopulateRead, start, len).ok());
-        }
-    });
 }
 
 #[cfg(test)]

@@ -3,6 +3,12 @@
 use std::{
     hint::black_box,
     ops::{Deref, DerefMut},
+    thread,
+};
+
+use rustix::{
+    mm::{Advice, madvise},
+    process::setpriority_process,
 };
 
 /// `len` zeros that the system has granted: each was written, so none is looked for when it is used first.
@@ -10,6 +16,35 @@ pub fn granted(len: usize) -> Vec<f32> {
     let mut cells = Vec::with_capacity(len);
     cells.resize_with(len, || black_box(0.0));
     cells
+}
+
+/// Bytes that are granted at a time: a huge page, or many small ones.
+const PIECE: usize = 2 << 20;
+
+/// Has the system grant zeros that nobody has touched yet, in huge pages where it has them: by a thread of the lowest
+/// priority, so that a server is ready before the last gigabyte of its cache is.
+///
+/// What is used before its turn is granted then, page by page.
+pub fn grant_later<'a>(regions: impl IntoIterator<Item = &'a [f32]>) {
+    let regions: Vec<(usize, usize)> =
+        regions.into_iter().map(|region| (region.as_ptr().addr(), size_of_val(region))).collect();
+    let grant = move || {
+        // Where it may not step back it goes on as it is.
+        let _ = setpriority_process(None, 19);
+        for (start, len) in regions {
+            let (first, end) = (start.next_multiple_of(PIECE), start + len);
+            for piece in (first..end).step_by(PIECE) {
+                let len = PIECE.min(end - piece);
+                for advice in [Advice::LinuxHugepage, Advice::LinuxPopulateWrite] {
+                    // SAFETY: neither changes a byte of what is mapped there, be it this region or another's by then.
+                    // A system that knows no such advice grants when memory is touched.
+                    let _ = unsafe { madvise(std::ptr::without_provenance_mut(piece), len, advice) };
+                }
+            }
+        }
+    };
+    // Without another thread memory is granted when it is touched.
+    let _ = thread::Builder::new().name("grant".into()).spawn(grant);
 }
 
 /// Zeros that begin on a cache line, granted as by [`granted`].
@@ -48,6 +83,19 @@ impl<T> DerefMut for Lines<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_granted_later_stays_as_it_is() {
+        let mut region = vec![0.0f32; 3 << 20];
+        region[1 << 20] = 7.0;
+        grant_later([&region[..], &[]]);
+        for round in 0..100 {
+            region[round] = 1.0;
+            thread::yield_now();
+        }
+        let sum: f32 = region.iter().sum();
+        assert_eq!(sum, 107.0);
+    }
 
     #[test]
     fn lines_begin_on_a_line_and_are_as_long_as_asked() {

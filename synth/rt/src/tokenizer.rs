@@ -252,9 +252,19 @@ fn read_decoder(hub: &tokenizers::Tokenizer) -> Result<(Spelling, Lead), String>
     Ok((spelling, lead))
 }
 
+/// One more than the largest id.
+fn n_ids(hub: &tokenizers::Tokenizer) -> usize {
+    let size = hub.get_vocab_size(true);
+    // Most vocabularies leave no id out. Where one may be missing all are looked through, which copies every token.
+    match (0..size as u32).all(|id| hub.id_to_token(id).is_some()) {
+        true => size,
+        false => hub.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
+    }
+}
+
 /// The bytes of every token.
 fn spell(hub: &tokenizers::Tokenizer, spelling: Spelling) -> Vec<Piece> {
-    let n_ids = hub.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+    let n_ids = n_ids(hub);
     let added = hub.get_added_tokens_decoder();
     let byte_of = byte_level_alphabet();
     let piece = |id: u32| {

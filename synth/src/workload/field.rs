@@ -114,7 +114,7 @@ pub(super) const FIELDS: &[Field] = &[
         path: "target.cpu.memory",
         kind: Kind::Bytes,
         need: Need::Required,
-        doc: "Most memory for weights, KV blocks and scratch together. All of it is allocated before the server is ready.",
+        doc: "Most memory for weights, KV blocks and scratch together. All of it is reserved before the server is ready, and granted in the background from then on.",
     },
     Field { path: "traffic", kind: Kind::Map, need: Need::Required, doc: "What arrives." },
     Field {

@@ -223,7 +223,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "flipped_weight_bit",
         what: "serves weights of which one lowest bit was flipped",
-        plant: Weights { tensor: "model.norm.weight" },
+        plant: Weights { tensor: "norm" },
         surface: "identity",
     },
 ];

@@ -22,7 +22,7 @@ impl Folder {
     fn open(&self, bytes: &[u8]) -> Result<Image, String> {
         let path = self.0.join("x.weights");
         fs::write(&path, bytes).expect("a file can be written");
-        Image::open(&path, EXPECTED, 2).map_err(|error| error.to_string())
+        Image::open(&path, EXPECTED).map_err(|error| error.to_string())
     }
 }
 
@@ -68,6 +68,7 @@ fn rows_of_a_matrix_come_back_from_its_panels() {
     let tiles = panels_of_f32();
     let text = header(&entry("w", r#""f32_panels""#, (33, 5), 0, tiles.len() as u64));
     let image = folder.open(&image(&text, &tiles)).expect("a whole image");
+    image.populate(3);
     let w = image.panels::<f32>("w", 33, 5).expect("it is there");
     assert_eq!((w.rows(), w.count(), w.tiles(1..2).len()), (33, 2, 512));
     for column in 0..33 {
@@ -137,6 +138,6 @@ fn what_is_no_image_is_refused_with_its_place_and_cure() {
         let error = folder.open(&image(&text, &tiles)).err().expect("another image is refused");
         assert!(error.contains("this binary was built for"), "{error}");
     }
-    let error = Image::open(Path::new("/nowhere/x.weights"), EXPECTED, 1).err().expect("no file").to_string();
+    let error = Image::open(Path::new("/nowhere/x.weights"), EXPECTED).err().expect("no file").to_string();
     assert!(error.contains("/nowhere/x.weights"), "{error}");
 }

@@ -77,7 +77,7 @@ pub fn race(
         threads: workload.target.threads,
         context,
         concurrency: workload.traffic.concurrency,
-        precision,
+        format: precision.into(),
         target_dir: repo::target(),
     };
     let contenders = contenders(asked, &job, rules, runtime, ui)?;
@@ -153,6 +153,18 @@ pub fn by_name(name: &str) -> Outcome<&'static dyn Reference> {
     })
 }
 
+/// Program and model, unless the reference has no weights of the format.
+pub fn prepare(
+    reference: &dyn Reference,
+    job: &reference::Job,
+    note: &dyn Fn(&str),
+) -> Result<reference::Prepared, ReferenceError> {
+    match reference.lacks(job.format) {
+        Some(reason) => Err(ReferenceError::Lacks { name: reference.name(), format: job.format, reason }),
+        None => reference.prepare(job, note),
+    }
+}
+
 /// Prepares, tunes and checks one reference.
 fn contender(
     reference: &dyn Reference,
@@ -163,7 +175,7 @@ fn contender(
 ) -> Result<Contender, ReferenceError> {
     let step = ui.step("Prepare", reference.name());
     let note = |what: &str| step.note(what);
-    let prepared = reference.prepare(job, &note)?;
+    let prepared = prepare(reference, job, &note)?;
     let sweep = runtime.block_on(sweep::tune(reference, &prepared, job, &note))?;
     note("asking it what the oracle was asked");
     let agreement = runtime
@@ -198,7 +210,7 @@ fn contender(
     Ok(Contender {
         name: reference.name().to_owned(),
         version: reference.version().to_owned(),
-        flags: sweep::portable(&launch.args),
+        flags: sweep::flags(&launch),
         wire: reference.wire(),
         launch,
     })

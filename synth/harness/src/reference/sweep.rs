@@ -4,7 +4,6 @@
 //! token of the probe clearly shorter, or leaves it and makes the time to first token clearly shorter. What was tried,
 //! what failed and what was chosen are data; the same job is not swept twice.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -125,7 +124,7 @@ pub async fn tune(
 fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<PathBuf, ReferenceError> {
     let digests = model.digests()?;
     let depends_on = format!(
-        "{VERSION} {} {} {} {} {} {} {} {:?}",
+        "{VERSION} {} {} {} {} {} {} {} {}",
         reference.name(),
         reference.version(),
         digests.weights,
@@ -133,7 +132,7 @@ fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<Pa
         job.threads,
         job.context,
         job.concurrency,
-        job.precision,
+        job.format,
     );
     let digest: String =
         Sha256::digest(depends_on).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -217,7 +216,7 @@ async fn measure(
 ) -> Result<(Vec<String>, Tried), String> {
     let listen = free_port().map_err(|error| error.to_string())?;
     let launch = launch(listen);
-    let flags = portable(&launch.args);
+    let flags = flags(&launch);
     let server = Server::start(launch).await.map_err(|error| error.to_string())?;
     let target = Target::new(Client::new(listen), wire);
     // Prompts differ, so that none is answered from another's cache.
@@ -247,20 +246,26 @@ fn outcome(warm_up: &Record, records: &[Record]) -> Tried {
     }
 }
 
-/// A command line without what belongs to this machine and this run: addresses, ports, paths.
+/// A command line with its variables, without what belongs to this machine and this run: addresses, ports, folders.
 #[must_use]
-pub fn portable(args: &[OsString]) -> Vec<String> {
+pub fn flags(launch: &Launch) -> Vec<String> {
     const LOCAL: [&str; 4] = ["--model", "--listen", "--host", "--port"];
-    let mut words = args.iter().map(|word| word.to_string_lossy().into_owned());
-    let mut kept = Vec::new();
+    let mut kept: Vec<_> =
+        launch.env.iter().map(|(name, value)| format!("{name}={}", file_name(value))).collect();
+    let mut words = launch.args.iter().map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
-        if LOCAL.contains(&word.as_str()) {
+        if LOCAL.contains(&word.as_ref()) {
             words.next();
         } else {
-            kept.push(word);
+            kept.push(file_name(&word).to_owned());
         }
     }
     kept
+}
+
+/// The last part of an absolute path; other words as they are.
+fn file_name(word: &str) -> &str {
+    if word.starts_with('/') { word.rsplit('/').next().unwrap_or(word) } else { word }
 }
 
 #[cfg(test)]

@@ -48,8 +48,28 @@ fn moves_are_kept_for_clear_gains_only() {
 
 #[test]
 fn recorded_flags_name_no_machine() {
-    let args = ["--model", "models/x", "--threads", "2", "--host", "127.0.0.1", "--port", "9", "--offline"];
-    assert_eq!(portable(&args.map(OsString::from)), ["--threads", "2", "--offline"]);
+    let args = [
+        "/x/server.py",
+        "--model",
+        "models/x",
+        "--threads",
+        "2",
+        "--host",
+        "::1",
+        "--port",
+        "9",
+        "--offline",
+    ];
+    let launch = Launch {
+        program: "/x/python".into(),
+        args: args.map(Into::into).into(),
+        env: vec![("SPACE".into(), "2".into()), ("PRELOAD".into(), "/x/lib/y.so".into())],
+        listen: "[::1]:9".parse().expect("an address"),
+        ready_path: "/health",
+        timeout: Duration::ZERO,
+        log: "log".into(),
+    };
+    assert_eq!(flags(&launch), ["SPACE=2", "PRELOAD=y.so", "server.py", "--threads", "2", "--offline"]);
 }
 
 #[test]

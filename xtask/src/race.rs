@@ -186,9 +186,11 @@ fn contender(
             reason,
         })?;
     step.done();
-    let (agreeing, all) = (agreement.n_agreeing, agreement.n_prompts);
-    if agreeing == 0 {
-        let reason = format!("it computes another model: {}", agreement.first.unwrap_or_default());
+    let (agreeing, all) = (agreement.n_agreeing, agreement.n_asked);
+    if !agreement.is_same_model() {
+        let first = agreement.first.unwrap_or_default();
+        let reason =
+            format!("it computes another model: {agreeing} of {all} answers as the oracle's ({first})");
         return Err(ReferenceError::Unsupported {
             name: reference.name(),
             model: job.model_dir.clone(),
@@ -222,7 +224,7 @@ const N_PROMPTS: usize = 4;
 const N_TOKENS: usize = 8;
 
 /// What the oracle answers to a few prompts, drawn from the model's whole vocabulary.
-fn expected(model: &Model) -> Result<Vec<agreement::Expected>, oracle::OracleError> {
+pub fn expected(model: &Model) -> Result<Vec<agreement::Expected>, oracle::OracleError> {
     let oracle = Oracle::open(&model.folder)?;
     (0..N_PROMPTS)
         .map(|prompt_idx| {

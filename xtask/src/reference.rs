@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use harness::reference::{Format, Job, Reference, ReferenceError, Settings, survey::survey, sweep};
+use harness::reference::{
+    Format, Job, Reference, ReferenceError, Settings, agreement, survey::survey, sweep,
+};
 use serde_json::json;
 use synth::{model::Model, workload::Bytes};
 
@@ -95,10 +97,15 @@ fn look(args: &Args, reference: &dyn Reference, folder: &Path, ui: &Ui) -> Outco
     let seen = runtime
         .block_on(survey(reference, &prepared, &job, &settings, model.dims.vocab))
         .or_exit(Exit::Internal)?;
+    note("asking it what the oracle was asked");
+    let expected = race::expected(&model).or_exit(Exit::Internal)?;
+    let agreement = runtime
+        .block_on(agreement::check(reference, &prepared, &job, &settings, &expected))
+        .or_exit(Exit::Internal)?;
     step.done();
     ui.print(format_args!(
         "{format}: prefill {:.0}, decode {:.1} alone, {:.1} with {} in flight, tokens/s; ready after {:.1} s, first \
-         token after {:.1} s, {} at the peak ({settings})",
+         token after {:.1} s, {} at the peak; {} of {} answers as the oracle's ({settings})",
         seen.prefill,
         seen.decode_one,
         seen.decode_all,
@@ -106,8 +113,13 @@ fn look(args: &Args, reference: &dyn Reference, folder: &Path, ui: &Ui) -> Outco
         seen.ready_s,
         seen.first_token_s,
         Bytes(seen.peak_rss_bytes),
+        agreement.n_agreeing,
+        agreement.n_asked,
     ));
-    Ok(json!({ "format": format, "settings": settings, "seen": seen }))
+    Ok(json!({
+        "format": format, "settings": settings, "seen": seen,
+        "agreement": { "asked": agreement.n_asked, "agreeing": agreement.n_agreeing },
+    }))
 }
 
 fn failure(error: ReferenceError) -> Failure {

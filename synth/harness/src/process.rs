@@ -240,6 +240,12 @@ pub fn free_port() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
+/// Physical memory that a new process could have, in bytes, as the kernel estimates it.
+#[must_use]
+pub fn available_memory_bytes() -> Option<u64> {
+    kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable").map(|kib| kib * 1024)
+}
+
 /// Whether one GET on its own connection is answered with 2xx.
 async fn is_ready(addr: SocketAddr, path: &str) -> bool {
     let ask = async {
@@ -258,12 +264,17 @@ fn memory(pid: u32, key: &str) -> Result<u64, ProcessError> {
     let path = format!("/proc/{pid}/status");
     let fail = |reason: String| ProcessError::Proc { path: path.clone(), reason };
     let status = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok())
+    kib_of(&status, key)
         .map(|kib| kib * 1024)
         .ok_or_else(|| fail(format!("no line {key}: the process has ended")))
+}
+
+/// One `kB` value among lines of `key: value`.
+fn kib_of(lines: &str, key: &str) -> Option<u64> {
+    let value = lines
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix("kB"))?;
+    value.trim().parse().ok()
 }
 
 /// The last lines of a log, for people.
@@ -328,5 +339,6 @@ mod tests {
         let peak = memory(std::process::id(), "VmHWM").expect("a peak");
         let now = memory(std::process::id(), "VmRSS").expect("a size");
         assert!(now > 0 && peak >= now && peak < 1 << 40);
+        assert!(available_memory_bytes().is_some_and(|bytes| bytes > 0));
     }
 }

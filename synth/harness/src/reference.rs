@@ -5,6 +5,8 @@
 
 pub mod agreement;
 mod candle;
+mod checkpoint;
+mod compressed_tensors;
 mod format;
 pub mod gguf;
 mod install;
@@ -14,6 +16,7 @@ mod python;
 pub(crate) mod steps;
 pub mod survey;
 pub mod sweep;
+mod vllm;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -32,6 +35,7 @@ pub use candle::Candle;
 pub use format::Format;
 pub use llama_cpp::LlamaCpp;
 pub use openvino::OpenVino;
+pub use vllm::Vllm;
 
 /// Loading and warming a model must end within this time.
 const READY_WITHIN: Duration = Duration::from_secs(180);
@@ -75,7 +79,7 @@ pub trait Reference: Sync {
 }
 
 /// Every reference there is, the one that needs nothing but cargo first.
-pub const ALL: [&dyn Reference; 3] = [&Candle, &LlamaCpp, &OpenVino];
+pub const ALL: [&dyn Reference; 4] = [&Candle, &LlamaCpp, &OpenVino, &Vllm];
 
 /// The reference of that name.
 #[must_use]

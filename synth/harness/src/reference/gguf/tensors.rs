@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::f64::consts::PI;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use half::{bf16, f16};
-use synth::model::{Dtype, Family, Llama3Scaling, Model, TensorFact};
+use half::bf16;
+use synth::model::{Family, Llama3Scaling, Model, TensorFact};
 
 use super::GgufError;
+use crate::reference::checkpoint::load;
 
 /// Most elements converted at a time.
 const BAND: usize = 1 << 20;
@@ -203,20 +203,4 @@ impl Tensor<'_> {
         };
         out.write_all(&bytes)
     }
-}
-
-/// Some elements of a stored tensor, widened to f32, which loses nothing.
-fn load(file: &File, fact: &TensorFact, elements: std::ops::Range<usize>) -> io::Result<Vec<f32>> {
-    let size = fact.dtype.bytes() as usize;
-    let mut bytes = vec![0; elements.len() * size];
-    file.read_exact_at(&mut bytes, fact.begin + (elements.start * size) as u64)?;
-    Ok(match fact.dtype {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|element| f32::from_le_bytes(*element)).collect(),
-        Dtype::F16 => {
-            bytes.as_chunks().0.iter().map(|element| f16::from_le_bytes(*element).to_f32()).collect()
-        }
-        Dtype::Bf16 => {
-            bytes.as_chunks().0.iter().map(|element| bf16::from_le_bytes(*element).to_f32()).collect()
-        }
-    })
 }

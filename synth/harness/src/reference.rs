@@ -11,6 +11,7 @@ mod format;
 pub mod gguf;
 mod install;
 mod llama_cpp;
+mod onnxruntime;
 mod openvino;
 mod python;
 pub(crate) mod steps;
@@ -34,6 +35,7 @@ use crate::process::Launch;
 pub use candle::Candle;
 pub use format::Format;
 pub use llama_cpp::LlamaCpp;
+pub use onnxruntime::OnnxRuntime;
 pub use openvino::OpenVino;
 pub use vllm::Vllm;
 
@@ -79,7 +81,7 @@ pub trait Reference: Sync {
 }
 
 /// Every reference there is, the one that needs nothing but cargo first.
-pub const ALL: [&dyn Reference; 4] = [&Candle, &LlamaCpp, &OpenVino, &Vllm];
+pub const ALL: [&dyn Reference; 5] = [&Candle, &LlamaCpp, &OpenVino, &Vllm, &OnnxRuntime];
 
 /// The reference of that name.
 #[must_use]

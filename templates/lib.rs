@@ -3,6 +3,8 @@
 //! A folder holds the rule (`mod.rs`), what it emits, and a README that says when it wins. To add one: write the
 //! folder, name it here, and give it a workload that needs it.
 
+mod amx_bf16_kernels;
+mod amx_kernels;
 mod avx2_kernels;
 mod avx512_bf16_dot_kernels;
 mod avx512_kernels;
@@ -25,6 +27,8 @@ pub const CATALOGUE: Catalogue = Catalogue {
         &families::dense_decoder::DenseDecoder,
         &f32_weights::F32Weights,
         &bf16_weights::Bf16Weights,
+        &amx_kernels::AmxKernels,
+        &amx_bf16_kernels::AmxBf16Kernels,
         &avx512_kernels::Avx512Kernels,
         &avx512_bf16_dot_kernels::Avx512Bf16DotKernels,
         &avx2_kernels::Avx2Kernels,

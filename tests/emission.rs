@@ -74,7 +74,7 @@ impl Asked {
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
         let memory = feasibility::memory(&self.workload, &self.model, block, rows);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
-        emit::emit(self.job(), plan, &memory, &place, "/models/m", &CATALOGUE)
+        emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE).map(|it| it.tree)
     }
 }
 
@@ -94,7 +94,7 @@ fn every_family_emits_for_every_instruction_set_and_number_format_and_is_fit_to_
     let folders: Vec<PathBuf> = FIXTURES.into_iter().map(fixture).chain([odd.path().to_owned()]).collect();
     let findings = |folder: &Path| -> Vec<String> {
         let mut findings = Vec::new();
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx] {
             for more in MORE {
                 let asked = Asked::read(folder, more, isa);
                 let plan = asked.plan(None);
@@ -169,9 +169,9 @@ fn neither_the_folder_nor_the_environment_of_the_caller_changes_a_byte() {
     let folder = Scratch::new("emission");
     let spec = SPEC.replace("MODEL", &fixture("qwen3").display().to_string());
     folder.write("spec.yaml", &spec);
-    let emit = |command: &mut Command, out: &str| {
+    let emit = |command: &mut Command| {
         let spec = folder.path().join("spec.yaml");
-        let out = folder.path().join(out);
+        let out = folder.path().join("crate");
         command.args([
             "synth",
             &spec.display().to_string(),
@@ -182,9 +182,11 @@ fn neither_the_folder_nor_the_environment_of_the_caller_changes_a_byte() {
         ]);
         let ran = command::run(command, Duration::from_secs(120)).expect("xtask runs");
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        files(&out)
+        let files = files(&out);
+        fs::remove_dir_all(&out).expect("it was written");
+        files
     };
-    let here = emit(Command::new(command::program()).current_dir(folder.path()), "first");
+    let here = emit(Command::new(command::program()).current_dir(folder.path()));
     fs::remove_file(folder.path().join("spec.plan.yaml")).expect("the plan was written");
     // rustfmt and cargo look for settings around them.
     let elsewhere = Scratch::new("elsewhere");
@@ -197,7 +199,6 @@ fn neither_the_folder_nor_the_environment_of_the_caller_changes_a_byte() {
             .envs([("LC_ALL", "tr_TR.UTF-8"), ("TZ", "Pacific/Kiritimati"), ("RUSTFLAGS", "-C opt-level=0")])
             .env("XDG_CONFIG_HOME", elsewhere.path())
             .env("SOURCE_DATE_EPOCH", "0"),
-        "second",
     );
     assert_eq!(here.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
     for (path, text) in &here {
@@ -217,18 +218,18 @@ fn names_and_paths_of_the_user_are_spelled_as_rust_and_toml_spell_them() {
         SPEC.replace("small", "generated").replace("MODEL", "'a \"generated\" TODO \\n é'"),
     );
     let bounds = Bounds { time: Duration::from_secs(120), memory: None };
-    let ran =
-        command::xtask(folder.path(), &["synth", "spec.yaml", "--out", "crate", "--stop", "emit"], bounds);
+    let out = strange.join("crate").display().to_string();
+    let arguments = ["synth", "spec.yaml", "--out", out.as_str(), "--stop", "emit"];
+    let ran = command::xtask(folder.path(), &arguments, bounds);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let server = fs::read_to_string(folder.path().join("crate/src/server.rs")).expect("it was written");
-    let written = format!("{:?}", strange.canonicalize().expect("it is there").display().to_string());
-    assert!(server.contains(&format!("pub const MODEL_DIR: &str = {written};")), "{server}");
-    let template =
-        fs::read_to_string(folder.path().join("crate/src/chat_template.jinja")).expect("it was written");
+    let server = fs::read_to_string(strange.join("crate/src/server.rs")).expect("it was written");
+    let image = strange.canonicalize().expect("it is there").join("crate/generated.weights");
+    let written = format!("{:?}", image.display().to_string());
+    assert!(server.contains(&format!("pub const WEIGHTS: &str = {written};")), "{server}");
+    let template = fs::read_to_string(strange.join("crate/src/chat_template.jinja")).expect("it was written");
     assert_eq!(template, "{# TODO: generated #}{{ messages[0].content }}");
     // What Savile wrote it may write again.
-    let again =
-        command::xtask(folder.path(), &["synth", "spec.yaml", "--out", "crate", "--stop", "emit"], bounds);
+    let again = command::xtask(folder.path(), &arguments, bounds);
     assert_eq!(again.code, Some(0), "{}", again.stderr);
     assert!(again.stderr.contains(", 0 changed"), "{}", again.stderr);
 }

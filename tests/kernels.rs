@@ -3,16 +3,22 @@
 //! An instruction set this processor lacks is named in the output of
 //! `cargo test -p savile-tests kernels -- --nocapture`.
 
+mod amx;
 mod avx2;
 mod avx512;
+mod avx512_dot;
+#[path = "../templates/kernels/cpu/avx512/operand_bf16.rs"]
+mod operand_bf16;
+#[path = "../templates/kernels/cpu/operand_f32.rs"]
+mod operand_f32;
 mod scalar;
 mod table;
 
 use std::ops::Range;
 
-use rt::columns::Columns;
+use rt::image::PANEL;
 
-use table::{Attention, Matmul, Weight, isas};
+use table::{Attention, Product, isas};
 
 /// Half a unit in the last place of an f32 around one.
 const HALF_ULP: f64 = 1.0 / (1 << 24) as f64;
@@ -43,72 +49,57 @@ impl Values {
 
 // ---- matmul ----------------------------------------------------------------------------------------------------------
 
-/// y of the rows of `x`, one call for each part of the columns cut at `cuts`.
-fn product<W>(matmul: Matmul<W>, k: usize, x: &[f32], w: &[W], cuts: &[usize]) -> Vec<f32> {
-    let n_cols = w.len() / k;
-    let mut y = vec![f32::NAN; x.len() / k * n_cols];
-    let columns = Columns::new(&mut y, n_cols);
-    let mut start = 0;
-    for &cut in cuts.iter().chain([&n_cols]) {
-        matmul(x, w, start..cut, columns);
-        start = cut;
-    }
-    y
-}
-
 /// The first cell of y = x · wᵀ that is further from f64 than rounding explains.
-fn wrong_cell<W: Weight>(
-    matmul: &table::Product<W>,
-    n_rows: usize,
-    n_cols: usize,
-    seed: u64,
-) -> Option<String> {
-    let k = matmul.k;
+fn wrong_cell(product: &Product, n_rows: usize, n_cols: usize, seed: u64) -> Option<String> {
+    let k = product.k;
     let mut values = Values(seed);
-    let x = values.many(n_rows * k);
-    let w: Vec<W> = values.many(n_cols * k).into_iter().map(W::from_f32).collect();
-    let y = product(matmul.run, k, &x, &w, &[]);
-    for (row, x) in x.chunks(k).enumerate() {
-        for (col, w) in w.chunks(k).enumerate() {
-            let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(w.to_f32()));
+    let x: Vec<_> = (0..n_rows).map(|_| values.many(k)).collect();
+    let w: Vec<_> = (0..n_cols).map(|_| values.many(k)).collect();
+    let y = (product.run)(&x, &w, 0..n_cols.div_ceil(PANEL));
+    for (row, x) in x.iter().enumerate() {
+        for (col, w) in w.iter().enumerate() {
+            let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from((product.stored)(*w)));
             let (truth, magnitude): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
-            let got = f64::from(y[row * n_cols + col]);
-            // A lane adds its share of the products (mul and add round apart where there is no FMA), then come three
-            // sums of eight lanes or four of sixteen.
-            let n_sums = k as f64 / matmul.n_lanes as f64 + 5.0;
-            let bound = (matmul.input_error + n_sums * HALF_ULP) * magnitude;
+            let got = f64::from(y[row][col]);
+            let bound = (product.input_error + (k as f64 + product.n_sums) * HALF_ULP) * magnitude;
             if got.is_nan() || (got - truth).abs() > bound {
                 return Some(format!("k {k}, cell ({row}, {col}): {got} for {truth} ± {bound}"));
             }
+        }
+        if y[row][n_cols..].iter().any(|cell| *cell != 0.0) {
+            return Some(format!("k {k}, row {row}: columns that fill a panel up are not zero"));
         }
     }
     None
 }
 
 /// The first way in which a cell of y depends on more than its row and its weights.
-fn dependence<W: Weight>(matmul: &table::Product<W>) -> Option<String> {
-    const N_COLS: usize = 27;
-    /// Every way in which a kernel may cut rows into strips: six, four, two, one.
-    const MAX_ROWS: usize = 13;
-    let k = matmul.k;
+fn dependence(product: &Product) -> Option<String> {
+    /// Three panels, the last not full.
+    const N_COLS: usize = 75;
+    /// Every way in which a kernel may cut rows into strips, of 32, 16, 10, 8, 5, 4, 2 and 1.
+    const N_ROWS: [usize; 12] = [1, 2, 3, 5, 6, 8, 10, 11, 16, 17, 33, 43];
+    let (k, panels) = (product.k, 0..N_COLS.div_ceil(PANEL));
     let mut values = Values(k as u64);
-    let x = values.many(MAX_ROWS * k);
-    let w: Vec<W> = values.many(N_COLS * k).into_iter().map(W::from_f32).collect();
-    let alone: Vec<Vec<f32>> = x.chunks(k).map(|x| product(matmul.run, k, x, &w, &[])).collect();
-    for n_rows in 1..=MAX_ROWS {
-        if product(matmul.run, k, &x[..n_rows * k], &w, &[]) != alone[..n_rows].concat() {
+    let x: Vec<_> = (0..43).map(|_| values.many(k)).collect();
+    let w: Vec<_> = (0..N_COLS).map(|_| values.many(k)).collect();
+    let run = |x: &[Vec<f32>], panels| (product.run)(x, &w, panels);
+    let alone: Vec<Vec<f32>> = x.iter().flat_map(|x| run(std::slice::from_ref(x), panels.clone())).collect();
+    for n_rows in N_ROWS {
+        if run(&x[..n_rows], panels.clone()) != alone[..n_rows] {
             return Some(format!("k {k}: {n_rows} rows differ from each alone"));
         }
-        let rotated: Vec<f32> = (0..n_rows).flat_map(|r| x[(r + 1) % n_rows * k..][..k].to_vec()).collect();
-        let expected: Vec<f32> = (0..n_rows).flat_map(|r| alone[(r + 1) % n_rows].clone()).collect();
-        if product(matmul.run, k, &rotated, &w, &[]) != expected {
+        let mut rotated = (x[..n_rows].to_vec(), alone[..n_rows].to_vec());
+        rotated.0.rotate_left(1);
+        rotated.1.rotate_left(1);
+        if run(&rotated.0, panels.clone()) != rotated.1 {
             return Some(format!("k {k}: {n_rows} rows in another order differ"));
         }
-    }
-    for n_rows in [1, 2, 13] {
-        for cut in 0..=N_COLS {
-            if product(matmul.run, k, &x[..n_rows * k], &w, &[cut]) != alone[..n_rows].concat() {
-                return Some(format!("k {k}: {n_rows} rows differ when the columns are cut at {cut}"));
+        for panel in panels.clone() {
+            let some = run(&x[..n_rows], panel..panel + 1);
+            let cols = panel * PANEL..(panel + 1) * PANEL;
+            if some.iter().zip(&alone).any(|(some, alone)| some[cols.clone()] != alone[cols.clone()]) {
+                return Some(format!("k {k}: {n_rows} rows differ when panel {panel} is computed alone"));
             }
         }
     }
@@ -118,14 +109,11 @@ fn dependence<W: Weight>(matmul: &table::Product<W>) -> Option<String> {
 #[test]
 fn matmul_is_the_sum_of_products() {
     for isa in isas() {
-        for (rows, cols) in [(1, 1), (1, 8), (1, 13), (2, 3), (3, 9), (4, 12), (5, 7), (9, 26), (16, 5)] {
-            for matmul in &isa.matmul_f32 {
-                let wrong = wrong_cell(matmul, rows, cols, 1);
-                assert_eq!(wrong, None, "{} {}: {rows} rows, {cols} columns", isa.name, matmul.name);
-            }
-            for matmul in &isa.matmul_bf16 {
-                let wrong = wrong_cell(matmul, rows, cols, 2);
-                assert_eq!(wrong, None, "{} {}: {rows} rows, {cols} columns", isa.name, matmul.name);
+        for (rows, cols) in [(1, 1), (1, 33), (2, 16), (3, 9), (5, 12), (10, 70), (11, 7), (17, 26), (33, 5)]
+        {
+            for product in &isa.products {
+                let wrong = wrong_cell(product, rows, cols, 1);
+                assert_eq!(wrong, None, "{} {}: {rows} rows, {cols} columns", isa.name, product.name);
             }
         }
     }
@@ -134,11 +122,8 @@ fn matmul_is_the_sum_of_products() {
 #[test]
 fn a_cell_depends_on_its_row_and_its_weights_alone() {
     for isa in isas() {
-        for matmul in &isa.matmul_f32 {
-            assert_eq!(dependence(matmul), None, "{} {}", isa.name, matmul.name);
-        }
-        for matmul in &isa.matmul_bf16 {
-            assert_eq!(dependence(matmul), None, "{} {}", isa.name, matmul.name);
+        for product in &isa.products {
+            assert_eq!(dependence(product), None, "{} {}", isa.name, product.name);
         }
     }
 }

@@ -4,42 +4,52 @@ mod client;
 mod process;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
 };
 
-use harness::{
-    build::build,
-    process::{Launch, Server, free_port},
-};
+use harness::process::{Launch, Server, free_port};
 use tokio::{runtime, sync::Mutex};
 
-/// The model that the quickstart serves, in the repository and under its name in requests.
-const MODEL_DIR: &str = "tests/fixtures/models/quickstart";
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
-}
+use crate::command::{self, Bounds, root};
 
 /// The build folder that all emitted crates share, so that what they have in common is compiled once.
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The emitted binary, built from the crate as it is on disk.
+/// The emitted binary: the quickstart's spec synthesised for this machine, which the committed crate may not be for.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        build(&root().join("generated/quickstart"), &target(), |_| {})
-            .unwrap_or_else(|error| panic!("{error}"))
+        let spec = root().join("workloads/quickstart.yaml");
+        let text = fs::read_to_string(spec).expect("the quickstart has a spec");
+        let text = text.replace("../tests/", &format!("{}/tests/", root().display()));
+        let text = text.replace(
+            "quickstart.requests.jsonl",
+            &format!("{}/workloads/quickstart.requests.jsonl", root().display()),
+        );
+        fs::write(scratch().join("quickstart.yaml"), text).expect("the build folder can be written");
+        let bounds = Bounds { time: Duration::from_secs(900), memory: None };
+        let arguments = ["synth", "quickstart.yaml", "--out", "crate", "--stop", "build", "--json"];
+        let ran = command::xtask(&scratch(), &arguments, bounds);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let made = ran.json().expect("one JSON object");
+        made["binary"].as_str().expect("it was built").into()
     })
+}
+
+/// The weight image that it was built for.
+fn weights() -> PathBuf {
+    scratch().join("crate/quickstart.weights")
 }
 
 /// Where tests put what they make.
 fn scratch() -> PathBuf {
     let folder = target().join("openai");
-    std::fs::create_dir_all(&folder).expect("the build folder can be written");
+    fs::create_dir_all(&folder).expect("the build folder can be written");
     folder
 }
 
@@ -53,8 +63,8 @@ async fn start(name: &str, flags: &[&str]) -> Server {
     static CHOOSING: Mutex<()> = Mutex::const_new(());
     let _choosing = CHOOSING.lock().await;
     let listen = free_port().expect("a port");
-    let model = root().join(MODEL_DIR).display().to_string();
-    let args = ["--model", &model, "--listen", &listen.to_string()];
+    let weights = weights().display().to_string();
+    let args = ["--weights", &weights, "--listen", &listen.to_string()];
     let launch = Launch {
         program: binary().to_owned(),
         args: args.iter().chain(flags).map(Into::into).collect(),

@@ -5,6 +5,7 @@
 use crate::{
     axis::Axis,
     feasibility::MemoryPlan,
+    image::Recipe,
     mechanism::{Job, Mechanism, Part, Site, Stage},
     plan::Plan,
     source_tree::{FormatError, SourceTree, TreeError, format_rust, wrap_comments},
@@ -46,8 +47,10 @@ pub struct Assembly<'a> {
     pub memory: &'a MemoryPlan,
     /// Where the crate will stand.
     pub place: &'a Place,
-    /// The model folder, as the binary's `--help` and default name it.
-    pub model_dir: &'a str,
+    /// The weight image, as the binary's `--help` and default name it.
+    pub weights: &'a str,
+    /// What the weight image holds.
+    pub recipe: Recipe,
     /// Constants for `shape.rs`, in axis order.
     pub consts: Vec<Const>,
     /// What the engine owns beside what every engine owns.
@@ -145,9 +148,18 @@ pub enum EmitError {
     Tree(#[from] TreeError),
 }
 
+/// A crate, and the weight image that goes with it.
+#[derive(Debug)]
+pub struct Emitted {
+    /// The crate's files.
+    pub tree: SourceTree,
+    /// What the image holds.
+    pub recipe: Recipe,
+}
+
 /// Writes the crate of a plan.
 ///
-/// `model_dir` is the model folder as the emitted binary names it by default.
+/// `weights` is the weight image as the emitted binary names it by default.
 ///
 /// # Errors
 /// [`EmitError`] if the plan does not match the catalogue or a piece cannot be formatted.
@@ -156,16 +168,17 @@ pub fn emit(
     plan: &Plan,
     memory: &MemoryPlan,
     place: &Place,
-    model_dir: &str,
+    weights: &str,
     catalogue: &Catalogue,
-) -> Result<SourceTree, EmitError> {
+) -> Result<Emitted, EmitError> {
     let mut tree = SourceTree::default();
     let mut assembly = Assembly {
         job,
         plan,
         memory,
         place,
-        model_dir,
+        weights,
+        recipe: Recipe::default(),
         consts: Vec::new(),
         fields: Vec::new(),
         calls: Vec::new(),
@@ -189,7 +202,7 @@ pub fn emit(
     for (path, text) in (catalogue.skeleton)(&assembly)? {
         insert(&mut tree, path, &text)?;
     }
-    Ok(tree)
+    Ok(Emitted { tree, recipe: assembly.recipe })
 }
 
 /// Puts one part where it belongs.
@@ -207,6 +220,7 @@ fn file(part: Part, axis: Axis, assembly: &mut Assembly<'_>, tree: &mut SourceTr
             assembly.fields.push(Field { name, ty, import, make, why });
         }
         Part::Call { stage, code, why } => assembly.calls.push(Call { stage, code, why }),
+        Part::Tensor(tensor) => assembly.recipe.tensors.push(tensor),
         Part::Const { name, ty, value, why } => assembly.consts.push(Const { axis, name, ty, value, why }),
     }
     Ok(())

@@ -3,6 +3,7 @@
 pub mod axis;
 pub mod emit;
 pub mod feasibility;
+pub mod image;
 pub mod mechanism;
 pub mod model;
 pub mod plan;

@@ -6,6 +6,7 @@ use crate::{
     axis::Axis,
     emit::EmitError,
     feasibility::MemoryPlan,
+    image::Tensor,
     model::Model,
     plan::{Decision, Plan},
     target::Isa,
@@ -213,6 +214,8 @@ pub enum Part {
         /// Why it is there, if the statement does not say it: the plan's reason.
         why: Option<String>,
     },
+    /// A tensor of the weight image, in the order in which a step reads them.
+    Tensor(Tensor),
     /// A number of this job, for `shape.rs`.
     Const {
         /// Its name.

@@ -14,11 +14,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F and BF16. rustc takes BF16 to imply BW, which every processor that has BF16 has.
     Avx512,
+    /// The same with AMX: tiles of bf16 and int8.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, as a spec spells it.
-    pub const ALL: [Isa; 4] = [Isa::Native, Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Native, Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The spelling in specs, plans and reports.
     pub fn name(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 }

@@ -9,7 +9,7 @@ use synth::{
     workload::{Precision, Tolerance},
 };
 
-use crate::kernels::{cost, kernels};
+use crate::kernels::{Kernels, Terms, cost, kernels};
 
 /// Dot products of bf16 in AVX-512, thirty-two at a time. Rounds activations to bf16.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ impl Mechanism for Avx512Bf16DotKernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("avx512", "matmul_bf16_dot.rs", &["avx512f", "avx512bf16"]).parts(site)
+        let features = &["avx512f", "avx512bf16"];
+        let terms = Some(Terms(1, "Activations are rounded to bf16."));
+        let kernels = kernels!("avx512", "avx512/operand_bf16.rs", "avx512/matmul_bf16_dot.rs", features);
+        Kernels { terms, ..kernels }.parts(site)
     }
 }

@@ -38,6 +38,6 @@ impl Mechanism for Avx512Kernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("avx512", "matmul_bf16.rs", &["avx512f"]).parts(site)
+        kernels!("avx512", "operand_f32.rs", "avx512/matmul_bf16.rs", &["avx512f"]).parts(site)
     }
 }

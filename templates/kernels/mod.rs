@@ -13,6 +13,12 @@ use synth_macros::Template;
 pub struct Kernels {
     /// Processor features they need, as Rust names them.
     pub features: &'static [&'static str],
+    /// bf16 terms of an activation, where they are held so.
+    pub terms: Option<Terms>,
+    /// Whether they need AMX's tiles.
+    pub tiles: bool,
+    /// `Operand`
+    pub operand: &'static str,
     /// `matmul` over f32 weights.
     pub matmul_f32: &'static str,
     /// `matmul` over bf16 weights.
@@ -27,13 +33,20 @@ pub struct Kernels {
     pub activation: &'static str,
 }
 
-/// The files of `kernels/cpu/ISA/`, with the named file as `matmul` over bf16 weights.
+/// How many bf16 an activation is the sum of, and why.
+#[derive(Clone, Copy)]
+pub struct Terms(pub usize, pub &'static str);
+
+/// The files of `kernels/cpu/ISA/`, and with them `operand` and the `matmul` over bf16 weights from the named files.
 macro_rules! kernels {
-    ($isa:literal, $matmul_bf16:literal, $features:expr) => {
+    ($isa:literal, $operand:literal, $matmul_bf16:literal, $features:expr) => {
         $crate::kernels::Kernels {
             features: $features,
+            terms: None,
+            tiles: false,
+            operand: include_str!(concat!("../kernels/cpu/", $operand)),
             matmul_f32: include_str!(concat!("../kernels/cpu/", $isa, "/matmul_f32.rs")),
-            matmul_bf16: include_str!(concat!("../kernels/cpu/", $isa, "/", $matmul_bf16)),
+            matmul_bf16: include_str!(concat!("../kernels/cpu/", $matmul_bf16)),
             attention: include_str!(concat!("../kernels/cpu/", $isa, "/attention.rs")),
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
@@ -47,6 +60,8 @@ pub(crate) use kernels;
 #[template("kernels/cpu/mod.rs.tera")]
 struct KernelsFile {
     window: bool,
+    terms: bool,
+    tiles: bool,
     features: &'static [&'static str],
 }
 
@@ -57,15 +72,26 @@ impl Kernels {
             Precision::F32 => self.matmul_f32,
             Precision::Bf16 => self.matmul_bf16,
         };
-        let driver = KernelsFile { window: site.job.model.sliding_window.is_some(), features: self.features };
-        Ok(vec![
+        let driver = KernelsFile {
+            window: site.job.model.sliding_window.is_some(),
+            terms: self.terms.is_some(),
+            tiles: self.tiles,
+            features: self.features,
+        };
+        let mut parts = vec![
             Part::Rendered { path: "src/kernels/mod.rs", text: driver.render()? },
+            Part::Source { path: "src/kernels/operand.rs", text: self.operand },
             Part::Source { path: "src/kernels/matmul.rs", text: matmul },
             Part::Source { path: "src/kernels/attention.rs", text: self.attention },
             Part::Source { path: "src/kernels/norm.rs", text: self.norm },
             Part::Source { path: "src/kernels/rope.rs", text: self.rope },
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
-        ])
+        ];
+        parts.extend(self.terms.map(|Terms(terms, why)| Part::count("TERMS", terms, why)));
+        if self.tiles {
+            parts.push(Part::Source { path: "src/kernels/tiles.rs", text: include_str!("cpu/amx/tiles.rs") });
+        }
+        Ok(parts)
     }
 }
 

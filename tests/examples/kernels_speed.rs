@@ -5,10 +5,20 @@
 //! disturbs all alike. A row shows the median of the rounds and the best one; its share is of the ceiling, and of best
 //! runs, because the ceiling is one too.
 
+#[path = "../kernels/amx.rs"]
+mod amx;
 #[path = "../kernels/avx2.rs"]
 mod avx2;
 #[path = "../kernels/avx512.rs"]
 mod avx512;
+#[path = "../kernels/avx512_dot.rs"]
+mod avx512_dot;
+#[path = "../../templates/kernels/cpu/avx512/operand_bf16.rs"]
+#[expect(dead_code, reason = "operands are written whole here")]
+mod operand_bf16;
+#[path = "../../templates/kernels/cpu/operand_f32.rs"]
+#[expect(dead_code, reason = "operands are written whole here")]
+mod operand_f32;
 #[path = "../kernels/scalar.rs"]
 mod scalar;
 
@@ -18,13 +28,15 @@ use std::time::Instant;
 
 use half::bf16;
 use harness::probe::{Machine, probe};
-use rt::columns::Columns;
+use memmap2::{Advice, MmapMut};
+use rt::columns::{Columns, PerRow};
+use rt::image::{Element, PANEL, Panels};
 use rt::pool::Pool;
 use synth::target::Isa;
 
 const N_ROUNDS: usize = 60;
 /// Weights that no cache holds, as many as the probe streams over.
-const BYTES: usize = 1 << 30;
+const BYTES: usize = 512 << 20;
 /// Bytes of weights that one run reads.
 const WINDOW: usize = 8 << 20;
 
@@ -68,69 +80,57 @@ impl<'a> Row<'a> {
     }
 }
 
-type Matmul<W> = fn(&[f32], &[W], Range<usize>, Columns<'_>);
 type Attend = fn(&[f32], &[f32], &[f32], &[u32], usize, usize, Range<usize>, &mut [f32], &mut [f32]);
 
 /// Values that no cache holds, handed out in windows: whoever reads one finds it in memory, as it was last read a whole
 /// buffer ago, whichever rows run.
-struct Stream<W> {
-    values: Vec<W>,
+struct Stream {
+    values: Vec<f32>,
     next: Cell<usize>,
 }
 
-impl<W: Copy> Stream<W> {
-    fn new(value: W) -> Self {
-        Stream { values: vec![value; BYTES / size_of::<W>()], next: Cell::new(0) }
-    }
-
-    fn window(&self, n: usize) -> &[W] {
+impl Stream {
+    fn window(&self, n: usize) -> &[f32] {
         let start = if self.next.get() + n > self.values.len() { 0 } else { self.next.get() };
         self.next.set(start + n);
         &self.values[start..start + n]
     }
 }
 
-/// `n_rows` rows of K against windows of the weights.
-fn streamed<'a, W: Copy + Sync>(
-    name: &str,
-    matmul: Matmul<W>,
-    (n_rows, k): (usize, usize),
-    w: &'a Stream<W>,
-    pool: &'a Pool,
-) -> Row<'a> {
-    let n_cols = WINDOW / size_of::<W>() / k;
-    let x = vec![0.5f32; n_rows * k];
-    let mut y = vec![0.0f32; n_rows * n_cols];
-    let run = move || {
-        let (w, y) = (w.window(n_cols * k), Columns::new(&mut y, n_cols));
-        each_piece(pool, n_cols, |cols| matmul(&x, w, cols, y));
-    };
-    let bytes = n_cols * k * size_of::<W>();
-    Row::new(format!("{name} {n_rows} × {k}, weights from memory"), Ceiling::Read, bytes, run)
+/// Matrices of one shape, a window's bytes each, together more than a cache holds; each asked for in turn.
+struct Matrices<E> {
+    all: Vec<Panels<E>>,
+    next: Cell<usize>,
 }
 
-/// The columns in pieces, as an emitted crate's `linear` takes them.
-fn each_piece(pool: &Pool, n_cols: usize, work: impl Fn(Range<usize>) + Sync) {
-    let pieces = pool.pieces(n_cols);
+impl<E: Element> Matrices<E> {
+    fn new(k: usize, value: E) -> Self {
+        let n_cols = WINDOW / size_of::<E>() / k / PANEL * PANEL;
+        let matrix = || {
+            let mut map = MmapMut::map_anon(n_cols * k * size_of::<E>()).expect("memory");
+            map.chunks_exact_mut(size_of::<E>()).for_each(|it| it.copy_from_slice(bytes_of(&value)));
+            map.advise(Advice::HugePage).ok();
+            Panels::of_map(map.make_read_only().expect("memory"), n_cols, k).expect("whole panels")
+        };
+        Self { all: (0..BYTES / WINDOW).map(|_| matrix()).collect(), next: Cell::new(0) }
+    }
+
+    fn next(&self) -> &Panels<E> {
+        self.next.set((self.next.get() + 1) % self.all.len());
+        &self.all[self.next.get()]
+    }
+}
+
+/// The bytes of a number.
+fn bytes_of<E: Element>(value: &E) -> &[u8] {
+    // SAFETY: an element is plain bytes.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<E>()) }
+}
+
+/// All panels in pieces, as an emitted crate's `linear` takes them; every cell is stored.
+fn each_piece(pool: &Pool, n_panels: usize, work: impl Fn(Range<usize>) + Sync) {
+    let pieces = pool.pieces(n_panels, 1);
     pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(&work));
-}
-
-/// `n_rows` rows of K against weights that are read once for all of them.
-fn reused<'a, W: Copy + Sync>(
-    name: &str,
-    matmul: Matmul<W>,
-    (n_rows, k, n_cols): (usize, usize, usize),
-    w: &'a Stream<W>,
-    pool: &'a Pool,
-) -> Row<'a> {
-    let x = vec![0.5f32; n_rows * k];
-    let mut y = vec![0.0f32; n_rows * n_cols];
-    let w = &w.values[..n_cols * k];
-    let run = move || {
-        let y = Columns::new(&mut y, n_cols);
-        each_piece(pool, n_cols, |cols| matmul(&x, w, cols, y));
-    };
-    Row::new(format!("{name} {n_rows} × {k} × {n_cols}"), Ceiling::Multiply, 2 * n_rows * k * n_cols, run)
 }
 
 /// Every head of a layer over `n_positions`, two query heads to a key head of 128, blocks of 16.
@@ -138,7 +138,7 @@ fn attention<'a>(
     name: &str,
     attend: Attend,
     n_positions: usize,
-    cache: &'a Stream<f32>,
+    cache: &'a Stream,
     pool: &'a Pool,
 ) -> Row<'a> {
     const N_KV_HEADS: usize = 8;
@@ -164,21 +164,45 @@ fn elementwise<'a>(name: &str, bytes: usize, mut kernel: impl FnMut(&mut [f32], 
     Row::new(format!("{name}, from cache, one thread"), Ceiling::Read, 64 * 1024 * bytes, run)
 }
 
-/// One matrix product, decoding and prefilling.
+/// One matrix product: few rows against weights from memory, many against all columns of a matrix.
 macro_rules! products {
-    ($isa:ident::$kernel:ident, $w:expr, $pool:expr) => {{
-        use $isa::$kernel::matmul;
-        let (name, w, pool) = (concat!(stringify!($isa), " ", stringify!($kernel)), $w, $pool);
+    ($isa:ident::$kernel:ident $(, $terms:literal)?; $w:expr, $pool:expr) => {{
+        let ([narrow, wide], pool) = ($w, $pool);
         let mut rows = vec![];
-        for n_rows in [1, 2, 4, 8] {
-            rows.push(streamed(name, matmul::<1024>, (n_rows, 1024), w, pool));
-        }
-        rows.push(streamed(name, matmul::<3072>, (1, 3072), w, pool));
-        for n_rows in [16, 64] {
-            rows.push(reused(name, matmul::<1024>, (n_rows, 1024, 1024), w, pool));
-            rows.push(reused(name, matmul::<3072>, (n_rows, 3072, 1024), w, pool));
+        for n_rows in [1, 2, 4, 8, 16, 64, 512] {
+            rows.push(product!($isa::$kernel, 1024 $(, $terms)?; n_rows, narrow, pool));
+            rows.push(product!($isa::$kernel, 3072 $(, $terms)?; n_rows, wide, pool));
         }
         rows
+    }};
+}
+
+/// The product of `n_rows` rows of K and a matrix.
+macro_rules! product {
+    ($isa:ident::$kernel:ident, $k:literal $(, $terms:literal)?; $n_rows:expr, $w:expr, $pool:expr) => {{
+        let (n_rows, w, pool) = ($n_rows, $w, $pool);
+        let n_cols = w.all[0].rows();
+        let mut x = $isa::operand::Operand::<$k $(, $terms)?>::new(n_rows);
+        // SAFETY: one thread, and one row after the other.
+        (0..n_rows).for_each(|row| unsafe { x.rows().row(row) }.set(&[0.5; $k]));
+        let mut y = vec![0.0f32; n_rows * n_cols];
+        let run = move || {
+            let (w, y) = (w.next(), Columns::new(&mut y, n_cols));
+            each_piece(pool, w.count(), |panels| {
+                $isa::$kernel::matmul(&x, n_rows, w, panels, |panel, row, cells| {
+                    for (i, cells) in cells.iter().enumerate() {
+                        // SAFETY: a panel is one task's.
+                        unsafe { y.row_mut(row + i, panel * PANEL..(panel + 1) * PANEL) }.copy_from_slice(cells);
+                    }
+                });
+            });
+        };
+        let terms: &[usize] = &[$($terms)?];
+        let name = format!("{} {}, {n_rows} × {} {terms:?}", stringify!($isa), stringify!($kernel), $k);
+        match n_rows {
+            ..=16 => Row::new(format!("{name}, weights from memory"), Ceiling::Read, size_of_val(w.all[0].tiles(0..w.all[0].count())), run),
+            _ => Row::new(format!("{name} × {n_cols}"), Ceiling::Multiply, 2 * n_rows * $k * n_cols, run),
+        }
     }};
 }
 
@@ -214,20 +238,27 @@ fn main() {
         Err(error) => return println!("no probe: {error}"),
     };
     let pool = Pool::new(n_threads);
-    let (f32s, bf16s) = (Stream::new(0.01f32), Stream::new(bf16::from_f32(0.01)));
-    let mut rows = products!(scalar::matmul_bf16, &bf16s, &pool);
-    rows.extend(products!(scalar::matmul_f32, &f32s, &pool));
-    rows.extend(others!(scalar, &f32s, &pool));
+    let cache = Stream { values: vec![0.01; BYTES / size_of::<f32>()], next: Cell::new(0) };
+    let f32s = [&Matrices::new(1024, 0.01f32), &Matrices::new(3072, 0.01f32)];
+    let value = bf16::from_f32(0.01);
+    let bf16s = [&Matrices::new(1024, value), &Matrices::new(3072, value)];
+    let mut rows = products!(scalar::matmul_bf16; bf16s, &pool);
+    rows.extend(products!(scalar::matmul_f32; f32s, &pool));
+    rows.extend(others!(scalar, &cache, &pool));
     if machine.isas.contains(&Isa::Avx2) {
-        rows.extend(products!(avx2::matmul_bf16, &bf16s, &pool));
-        rows.extend(products!(avx2::matmul_f32, &f32s, &pool));
-        rows.extend(others!(avx2, &f32s, &pool));
+        rows.extend(products!(avx2::matmul_bf16; bf16s, &pool));
+        rows.extend(products!(avx2::matmul_f32; f32s, &pool));
+        rows.extend(others!(avx2, &cache, &pool));
     }
     if machine.isas.contains(&Isa::Avx512) {
-        rows.extend(products!(avx512::matmul_bf16, &bf16s, &pool));
-        rows.extend(products!(avx512::matmul_bf16_dot, &bf16s, &pool));
-        rows.extend(products!(avx512::matmul_f32, &f32s, &pool));
-        rows.extend(others!(avx512, &f32s, &pool));
+        rows.extend(products!(avx512::matmul_bf16; bf16s, &pool));
+        rows.extend(products!(avx512::matmul_f32; f32s, &pool));
+        rows.extend(products!(avx512_dot::matmul_bf16_dot, 1; bf16s, &pool));
+        rows.extend(others!(avx512, &cache, &pool));
+    }
+    if amx::tiles::allowed() {
+        rows.extend(products!(amx::matmul_bf16, 1; bf16s, &pool));
+        rows.extend(products!(amx::matmul_bf16, 3; bf16s, &pool));
     }
     rows.retain(|row| row.name.contains(&filter));
     for _ in 0..N_ROUNDS {

@@ -1,13 +1,13 @@
 //! The kernels in `templates/kernels/cpu/avx512`, as an emitted crate compiles them.
 
+pub(super) use super::operand_f32 as operand;
+
 #[path = "../../templates/kernels/cpu/avx512/activation.rs"]
 pub mod activation;
 #[path = "../../templates/kernels/cpu/avx512/attention.rs"]
 pub mod attention;
 #[path = "../../templates/kernels/cpu/avx512/matmul_bf16.rs"]
 pub mod matmul_bf16;
-#[path = "../../templates/kernels/cpu/avx512/matmul_bf16_dot.rs"]
-pub mod matmul_bf16_dot;
 #[path = "../../templates/kernels/cpu/avx512/matmul_f32.rs"]
 pub mod matmul_f32;
 #[path = "../../templates/kernels/cpu/avx512/norm.rs"]

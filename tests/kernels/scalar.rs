@@ -1,5 +1,7 @@
 //! The kernels in `templates/kernels/cpu/scalar`, as an emitted crate compiles them.
 
+pub(super) use super::operand_f32 as operand;
+
 #[path = "../../templates/kernels/cpu/scalar/activation.rs"]
 pub mod activation;
 #[path = "../../templates/kernels/cpu/scalar/attention.rs"]

@@ -4,49 +4,55 @@ use std::fmt;
 use std::ops::Range;
 
 use half::bf16;
-use rt::columns::Columns;
+use harness::image::laid_out;
+use memmap2::MmapMut;
+use rt::columns::PerRow;
+use rt::image::{Element, PANEL, Panels};
+use synth::image::Layout;
 
-use super::{avx2, avx512, scalar};
+use super::{amx, avx2, avx512, avx512_dot, operand_bf16, operand_f32, scalar};
 
-pub type Matmul<W> = fn(&[f32], &[W], Range<usize>, Columns<'_>);
+/// The cells of some panels: rows `x` of K, a matrix of weights, and which of its panels.
+pub type Matmul = fn(&[Vec<f32>], &[Vec<f32>], Range<usize>) -> Vec<Vec<f32>>;
 pub type Attend = fn(&[f32], &[f32], &[f32], &[u32], usize, usize, Range<usize>, &mut [f32], &mut [f32]);
 
-/// A weight as stored.
-pub trait Weight: Copy {
-    fn from_f32(value: f32) -> Self;
-    fn to_f32(self) -> f32;
-}
-
-impl Weight for f32 {
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-
-    fn to_f32(self) -> f32 {
-        self
-    }
-}
-
-impl Weight for bf16 {
-    fn from_f32(value: f32) -> Self {
-        bf16::from_f32(value)
-    }
-
-    fn to_f32(self) -> f32 {
-        bf16::to_f32(self)
-    }
-}
-
 /// One matrix product at one K.
-pub struct Product<W> {
+pub struct Product {
     /// The file it is in.
     pub name: &'static str,
     pub k: usize,
-    pub run: Matmul<W>,
-    /// Partial sums of a cell, which share its products evenly.
-    pub n_lanes: usize,
+    pub run: Matmul,
+    /// What a weight is once it is in the image.
+    pub stored: fn(f32) -> f32,
+    /// Roundings on the way of a product into its cell, beside one for each k.
+    pub n_sums: f64,
     /// Relative error of a product before it is summed: what rounding the activations costs.
     pub input_error: f64,
+}
+
+/// A matrix as the kernels read it.
+pub fn panels<E: Element>(layout: Layout, rows: &[Vec<f32>]) -> Panels<E> {
+    let bytes = laid_out(layout, rows);
+    let mut map = MmapMut::map_anon(bytes.len()).expect("memory");
+    map.copy_from_slice(&bytes);
+    let map = map.make_read_only().expect("memory");
+    Panels::of_map(map, rows.len(), rows[0].len()).expect("whole panels")
+}
+
+/// Collects what a product gives to its `finish`: rows of cells, panel by panel.
+#[derive(Default)]
+pub struct Cells(Vec<Vec<f32>>);
+
+impl Cells {
+    pub fn new(n_rows: usize, n_panels: usize) -> Self {
+        Self(vec![vec![f32::NAN; n_panels * PANEL]; n_rows])
+    }
+
+    pub fn put(&mut self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        for (row, cells) in self.0[first_row..].iter_mut().zip(cells) {
+            row[panel * PANEL..(panel + 1) * PANEL].copy_from_slice(cells);
+        }
+    }
 }
 
 /// Attention at one shape.
@@ -66,31 +72,55 @@ impl fmt::Debug for Attention {
 /// What one folder of kernels offers.
 pub struct Isa {
     pub name: &'static str,
-    pub matmul_f32: Vec<Product<f32>>,
-    pub matmul_bf16: Vec<Product<bf16>>,
+    pub products: Vec<Product>,
     pub attention: Vec<Attention>,
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub rotate: fn(&mut [f32], &[f32], &[f32]),
     pub silu_mul: fn(&mut [f32], &[f32]),
 }
 
+/// The products of one file at several K, with the operand that they take.
 macro_rules! products {
-    ($isa:ident::$kernel:ident, $n_lanes:expr, $input_error:expr) => {
+    ($isa:ident::$kernel:ident, $operand:ident, $element:ty, $layout:expr; $n_sums:expr, $input_error:expr) => {
         products!(
-            $isa::$kernel, $n_lanes, $input_error,
-            1 2 3 5 7 8 9 15 16 17 24 31 32 33 40 63 64 65 100 257
+            $isa::$kernel, $operand, $element, $layout; $n_sums, $input_error;
+            1 2 3 5 7 8 9 15 16 17 24 31 32 33 40 63 64 65 100 257 300
         )
     };
-    ($isa:ident::$kernel:ident, $n_lanes:expr, $input_error:expr, $($k:literal)*) => {
+    ($isa:ident::$kernel:ident, $operand:ident, $element:ty, $layout:expr; $n_sums:expr, $input_error:expr; $($k:literal)*) => {
         vec![$(Product {
             name: stringify!($kernel),
             k: $k,
-            run: $isa::$kernel::matmul::<$k>,
-            n_lanes: $n_lanes,
+            run: |x, w, some| {
+                let mut operand = $operand::<$k>::new(x.len());
+                for (row, x) in x.iter().enumerate() {
+                    let mut values = [0.0; $k];
+                    values.copy_from_slice(x);
+                    // A row is the same, written whole or in parts.
+                    for (part, x) in x.chunks(16).enumerate().filter(|_| row % 2 == 1) {
+                        // SAFETY: one thread, and nobody holds a row.
+                        unsafe { operand.rows().set_part(row, 16 * part, x) };
+                    }
+                    if row % 2 == 0 {
+                        // SAFETY: as above.
+                        unsafe { operand.rows().row(row) }.set(&values);
+                    }
+                }
+                let w = panels::<$element>($layout, w);
+                let mut cells = Cells::new(x.len(), w.count());
+                $isa::$kernel::matmul(&operand, x.len(), &w, some, |panel, row, it| cells.put(panel, row, it));
+                cells.0
+            },
+            stored: |weight| <$element as Number>::from_f32(weight).to_f32(),
+            n_sums: $n_sums,
             input_error: $input_error,
         }),*]
     };
 }
+
+type PlainOperand<const K: usize> = operand_f32::Operand<K>;
+type RoundedOperand<const K: usize> = operand_bf16::Operand<K, 1>;
+type WholeOperand<const K: usize> = operand_bf16::Operand<K, 3>;
 
 macro_rules! attentions {
     ($isa:ident, $(($head_dim:literal $group:literal $block:literal))*) => {
@@ -104,11 +134,16 @@ macro_rules! attentions {
 }
 
 macro_rules! isa {
-    ($isa:ident, $n_lanes:expr) => {
+    ($isa:ident) => {
         Isa {
             name: stringify!($isa),
-            matmul_f32: products!($isa::matmul_f32, $n_lanes, 0.0),
-            matmul_bf16: products!($isa::matmul_bf16, $n_lanes, 0.0),
+            products: [
+                products!($isa::matmul_f32, PlainOperand, f32, Layout::F32Panels; 5.0, 0.0),
+                products!($isa::matmul_bf16, PlainOperand, bf16, Layout::Bf16Panels; 5.0, 0.0),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             attention: attentions!($isa,
                 (2 1 1) (2 3 4) (4 7 16) (6 2 3) (8 1 16) (10 5 8) (16 2 16) (18 6 16) (24 4 7)
                 (40 3 16) (64 1 16) (64 7 16) (80 2 32) (96 8 16) (128 2 16) (128 9 16)),
@@ -119,23 +154,61 @@ macro_rules! isa {
     };
 }
 
+/// A number that a weight may be.
+trait Number {
+    fn from_f32(value: f32) -> Self;
+    fn to_f32(self) -> f32;
+}
+
+impl Number for f32 {
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Number for bf16 {
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+}
+
 /// A bf16 holds eight bits: rounding to the nearest is off by half of the last.
 const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 
 /// The instruction sets that can run here; the others are named in the output.
 pub fn isas() -> Vec<Isa> {
-    let mut isas = vec![isa!(scalar, 8)];
+    let mut isas = vec![isa!(scalar)];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        isas.push(isa!(avx2, 8));
+        isas.push(isa!(avx2));
     } else {
         println!("not run: avx2 kernels, this processor has no AVX2 and FMA");
     }
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
-        let mut avx512 = isa!(avx512, 16);
-        avx512.matmul_bf16.extend(products!(avx512::matmul_bf16_dot, 16, BF16_ROUNDING));
-        isas.push(avx512);
+        let mut widest = isa!(avx512);
+        let dot = products!(
+            avx512_dot::matmul_bf16_dot, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING
+        );
+        widest.products.extend(dot);
+        if amx::tiles::allowed() {
+            let rounded =
+                products!(amx::matmul_bf16, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING);
+            // Three terms are summed apart, each a little more than a third of the way.
+            let whole = products!(amx::matmul_bf16, WholeOperand, bf16, Layout::Bf16Panels; 9.0, 0.0);
+            widest.products.extend(rounded.into_iter().chain(whole));
+        } else {
+            println!("not run: amx kernels, this processor has no AMX or the system does not let it be used");
+        }
+        isas.push(widest);
     } else {
-        println!("not run: avx512 kernels, this processor has no AVX-512 F and BF16");
+        println!("not run: avx512 and amx kernels, this processor has no AVX-512 F and BF16");
     }
     isas
 }

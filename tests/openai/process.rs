@@ -11,7 +11,8 @@ use harness::client::{Client, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{MODEL_DIR, binary, block_on, root, start};
+use super::{binary, block_on, start};
+use crate::command::root;
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -257,7 +258,14 @@ fn help_says_what_can_be_said() {
     let (output, said) = run(&["--help"]);
     let help = String::from_utf8_lossy(&output.stdout);
     assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
-    for part in ["--model DIR", MODEL_DIR, "--listen ADDR", "--api-key-file FILE", "curl ", "Exit codes"] {
+    for part in [
+        "--weights FILE",
+        "quickstart.weights",
+        "--listen ADDR",
+        "--api-key-file FILE",
+        "curl ",
+        "Exit codes",
+    ] {
         assert!(help.contains(part), "{part} is missing:\n{help}");
     }
     let (output, said) = run(&["--port", "1"]);
@@ -270,8 +278,8 @@ fn what_it_cannot_serve_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("bound").to_string();
     for (args, parts) in [
-        (["--model", "no/such/folder"], ["no/such/folder: holds neither", "--model names the folder"]),
-        (["--model", "tests/fixtures/models/llama"], ["model.safetensors", "expected shape"]),
+        (["--weights", "no/such/file"], ["no/such/file", "No such file"]),
+        (["--weights", "Cargo.toml"], ["Cargo.toml", "is no weight image"]),
         (["--api-key-file", "no/such/keys"], ["no/such/keys", "No such file"]),
         (["--listen", &taken], ["cannot listen on", "in use"]),
     ] {

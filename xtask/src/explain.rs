@@ -98,7 +98,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
 /// f32 lanes of the widest instructions that the probe's multiply-adds used.
 fn lanes(isas: &[Isa]) -> f64 {
     match isas.iter().max() {
-        Some(Isa::Avx512) => 16.0,
+        Some(Isa::Avx512 | Isa::Amx) => 16.0,
         Some(Isa::Avx2) => 8.0,
         _ => 1.0,
     }

@@ -51,6 +51,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     };
     let asked = Asked::read(Named { workload: workload.clone(), out: args.out.clone() }.files()?, ui)?;
     let trial = Trial { decided: Decided::pinned(&asked)?, asked: &asked, runtime: pipeline::runtime()?, ui };
+    Decided::lay_out(&asked, &trial.decided.emit(&asked)?.recipe, ui)?;
     trial.sound()?;
     let mut results = Vec::new();
     let mut alive = Vec::new();
@@ -105,7 +106,7 @@ impl Trial<'_> {
     /// The copy without a fault passes: else catching one would mean nothing.
     fn sound(&self) -> Outcome {
         let copy = copy_crate(&self.asked.files.crate_dir, &self.folder()).or_exit(Exit::Internal)?;
-        let proof = self.proof(&copy, &self.asked.model.folder)?;
+        let proof = self.proof(&copy, &self.asked.image())?;
         match proof {
             Ok(proof) if proof.verdict == Verdict::Pass => Ok(()),
             Ok(proof) => Err(Failure::new(
@@ -121,9 +122,9 @@ impl Trial<'_> {
     /// The surfaces that failed, the expected one among them; or why the fault lives.
     fn catches(&self, mutant: &Mutant) -> Outcome<Result<Vec<String>, String>> {
         let planted = mutant
-            .plant(&self.asked.files.crate_dir, &self.asked.model, &self.folder())
+            .plant(&self.asked.files.crate_dir, &self.asked.image(), &self.folder())
             .or_exit(Exit::Internal)?;
-        let proof = self.proof(&planted.crate_dir, &planted.model_dir)?;
+        let proof = self.proof(&planted.crate_dir, &planted.weights)?;
         if let Plant::Source { .. } = mutant.plant {
             // The next fault starts from the crate as it is.
             copy_crate(&self.asked.files.crate_dir, &self.folder()).or_exit(Exit::Internal)?;
@@ -144,7 +145,7 @@ impl Trial<'_> {
     fn proof(
         &self,
         crate_dir: &std::path::Path,
-        model_dir: &std::path::Path,
+        weights: &std::path::Path,
     ) -> Outcome<Result<Proof, String>> {
         let step = self.ui.step("Prove", repo::shown(crate_dir));
         let binary = build::build(crate_dir, &repo::target(), |name| step.note(name)).or_exit(Exit::Build)?;
@@ -153,7 +154,8 @@ impl Trial<'_> {
             crate_dir: crate_dir.to_owned(),
             binary_digest: build::digest(&binary).or_exit(Exit::Build)?,
             binary,
-            model_dir: model_dir.canonicalize().or_exit(Exit::Internal)?,
+            model_dir: self.asked.model.folder.clone(),
+            weights: weights.to_owned(),
             spec_digest: self.asked.workload.digest.clone(),
             plan_digest: self.decided.plan.digest(),
             weights_digest: self.decided.plan.weights.clone(),

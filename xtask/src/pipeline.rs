@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 
 use harness::{
     build::{self, Artifact, BuildError},
+    image::Image,
     model_maker::SHAPES,
     probe::Machine,
     prove::{self, Proof, ProveError, Verdict},
@@ -17,14 +18,15 @@ use harness::{
 use rt::tokenizer::Tokenizer;
 use synth::{
     axis::Axis,
-    emit::{self, EmitError, Place},
+    emit::{self, EmitError, Emitted, Place},
     feasibility::{self, MemoryPlan},
+    image::Recipe,
     mechanism::Job,
     model::Model,
     plan::Plan,
     planner::{self, PlanningError},
     reading,
-    source_tree::{FormatError, SourceTree},
+    source_tree::FormatError,
     target::{Isa, MachineFacts},
     workload::{Bytes, ModelSource, SpecError, SpecErrors, Workload},
 };
@@ -73,14 +75,21 @@ impl Asked {
         Ok(Self { files, workload, model })
     }
 
-    /// The model folder as the emitted binary names it by default: from the root of the repository where both are in
-    /// it, else in full.
-    fn model_dir(&self) -> String {
-        let root = repo::root();
-        let folder = self.model.folder.canonicalize().unwrap_or_else(|_| self.model.folder.clone());
-        match folder.strip_prefix(&root) {
-            Ok(inside) if self.files.in_workspace() => inside.display().to_string(),
-            _ => folder.display().to_string(),
+    /// Where the weight image is kept: with what is built in this repository, else beside the crate.
+    pub fn image(&self) -> PathBuf {
+        let file = format!("{}.weights", self.workload.name);
+        match self.files.in_workspace() {
+            true => repo::target().join("images").join(file),
+            false => self.files.crate_dir.join(file),
+        }
+    }
+
+    /// The weight image as the emitted binary names it by default: from the root of the repository for a crate in it,
+    /// else in full.
+    fn image_named(&self) -> String {
+        match self.files.in_workspace() {
+            true => format!("target/images/{}.weights", self.workload.name),
+            false => std::path::absolute(self.image()).unwrap_or_else(|_| self.image()).display().to_string(),
         }
     }
 }
@@ -228,14 +237,14 @@ impl Decided {
     }
 
     /// Writes the crate in memory, and reads it as a person would.
-    pub fn emit(&self, asked: &Asked) -> Outcome<SourceTree> {
+    pub fn emit(&self, asked: &Asked) -> Outcome<Emitted> {
         let place = match asked.files.in_workspace() {
             true => Place::Workspace,
             false => Place::Elsewhere { savile: repo::root().display().to_string() },
         };
-        let model_dir = asked.model_dir();
-        let tree = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &model_dir, &CATALOGUE);
-        let tree = tree.map_err(|error| {
+        let weights = asked.image_named();
+        let emitted = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &weights, &CATALOGUE);
+        let emitted = emitted.map_err(|error| {
             let exit = match &error {
                 EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => {
                     Exit::Spec
@@ -248,9 +257,9 @@ impl Decided {
                 _ => Failure::new(exit, error),
             }
         })?;
-        let findings = reading::check(&tree);
+        let findings = reading::check(&emitted.tree);
         if findings.is_empty() {
-            return Ok(tree);
+            return Ok(emitted);
         }
         let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
         Err(Failure::new(
@@ -259,8 +268,23 @@ impl Decided {
         ))
     }
 
-    /// Builds the crate that was written, in release mode.
-    pub fn build(&self, asked: &Asked, ui: &Ui) -> Outcome<Artifact> {
+    /// Sees to it that the weight image holds what the crate reads.
+    pub fn lay_out(asked: &Asked, recipe: &Recipe, ui: &Ui) -> Outcome {
+        let path = asked.image();
+        let step = ui.step("Lay out", repo::shown(&path));
+        let progress = |done: u64, total: u64| step.note(&format!("{} of {}", Bytes(done), Bytes(total)));
+        let image = harness::image::ensure(&asked.model, recipe, &path, &progress).or_exit(Exit::Internal)?;
+        step.done();
+        let what = match image {
+            Image::Stands => "holds what it should",
+            Image::Made => "made",
+        };
+        ui.say("Weights", format_args!("{}: {what}, {}", repo::shown(&path), Bytes(recipe.bytes())));
+        Ok(())
+    }
+
+    /// Builds the crate that was written, in release mode, and the weight image that it reads.
+    pub fn build(&self, asked: &Asked, recipe: &Recipe, ui: &Ui) -> Outcome<Artifact> {
         let crate_dir = &asked.files.crate_dir;
         if !crate_dir.join("Cargo.toml").exists() {
             let crate_dir = repo::shown(crate_dir);
@@ -274,6 +298,7 @@ impl Decided {
             // The versions that Savile is tested with, which are also the ones at hand.
             fs::copy(repo::root().join("Cargo.lock"), lock).or_exit(Exit::Internal)?;
         }
+        Self::lay_out(asked, recipe, ui)?;
         let step = ui.step("Build", repo::shown(crate_dir));
         let binary = build::build(crate_dir, &repo::target(), |name| step.note(name)).map_err(|error| {
             let exit = if matches!(error, BuildError::Cargo(_)) { Exit::Environment } else { Exit::Build };
@@ -286,6 +311,7 @@ impl Decided {
             binary_digest: build::digest(&binary).or_exit(Exit::Build)?,
             binary,
             model_dir: asked.model.folder.canonicalize().or_exit(Exit::Spec)?,
+            weights: asked.image(),
             spec_digest: asked.workload.digest.clone(),
             plan_digest: self.plan.digest(),
             weights_digest: self.plan.weights.clone(),
@@ -326,7 +352,7 @@ pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> 
 }
 
 /// Where the proofs are kept that were made on this machine. The one beside a crate may come from another.
-fn proven_here(name: &str) -> std::path::PathBuf {
+fn proven_here(name: &str) -> PathBuf {
     repo::target().join("proofs").join(name)
 }
 
@@ -366,7 +392,7 @@ pub fn reserved(asked: &Asked, memory: &MemoryPlan) -> String {
 }
 
 /// What HF transformers says about a fixture, where that was recorded.
-fn golden(asked: &Asked) -> Option<std::path::PathBuf> {
+fn golden(asked: &Asked) -> Option<PathBuf> {
     let fixtures = repo::root().join("tests/fixtures");
     let folder = asked.model.folder.canonicalize().ok()?;
     let name = folder.strip_prefix(fixtures.join("models")).ok()?;

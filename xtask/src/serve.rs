@@ -29,11 +29,12 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let asked = Asked::read(args.named.files()?, ui)?;
-    let artifact = Decided::pinned(&asked)?.build(&asked, ui)?;
+    let decided = Decided::pinned(&asked)?;
+    let artifact = decided.build(&asked, &decided.emit(&asked)?.recipe, ui)?;
     let mut server = Command::new(&artifact.binary);
-    if !args.flags.iter().any(|flag| flag == "--model" || flag.starts_with("--model=")) {
+    if !args.flags.iter().any(|flag| flag == "--weights" || flag.starts_with("--weights=")) {
         // Its own default is a path from the root of the repository, and the user may be anywhere.
-        server.arg("--model").arg(&artifact.model_dir);
+        server.arg("--weights").arg(&artifact.weights);
     }
     let error = server.args(&args.flags).exec();
     Err(Failure::new(Exit::Internal, format!("cannot run the binary: {error}")))

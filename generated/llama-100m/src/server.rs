@@ -1,6 +1,6 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use anyhow::anyhow;
 use axum::{
@@ -10,7 +10,7 @@ use axum::{
 use rt::{
     args::Args,
     chat::ChatTemplate,
-    checkpoint::Checkpoint,
+    image::{Expected, Image},
     metrics::{CacheShape, Metrics},
     openai, operations,
     pool::STACK_BYTES,
@@ -24,16 +24,17 @@ use crate::{
     engine::Engine,
     forward::Model,
     shape::{
-        BLOCK, EOS, MAX_CONTEXT, MAX_OUTPUT, MAX_QUEUED, MAX_QUEUED_TOKENS, MAX_SEQUENCES, N_BLOCKS, VOCAB,
+        BLOCK, EOS, MAX_CONTEXT, MAX_OUTPUT, MAX_QUEUED, MAX_QUEUED_TOKENS, MAX_SEQUENCES, N_BLOCKS,
+        N_THREADS, VOCAB,
     },
 };
 
 /// The workload's name.
 pub const NAME: &str = "llama-100m";
 /// The workload in a sentence.
-pub const ABOUT: &str = "Serves chat and completions of a llama model of 12 layers and width 768 to 8 sequences at a time on 2 avx512 threads";
-/// Where the weights are unless `--model` says otherwise.
-pub const MODEL_DIR: &str = "target/models/llama-100m";
+pub const ABOUT: &str = "Serves chat and completions of a llama model of 12 layers and width 768 to 8 sequences at a time on 2 amx threads";
+/// Where the weights are unless `--weights` says otherwise.
+pub const WEIGHTS: &str = "target/images/llama-100m.weights";
 /// The address unless `--listen` says otherwise: this machine alone.
 pub const LISTEN: &str = "127.0.0.1:8000";
 
@@ -42,8 +43,14 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "f9beea6e8c7f19b005fdac045d88f9130e976093dcfd64707b6b4cbe09c7ebae",
-    plan_digest: "fedb49e9ea3b017904aaab778ced94f12d8accf93f4d5ce8f9fe20e9b5058874",
+    plan_digest: "65ac048f5b74ff38a6adb91b0e7b6d00656466f761edfa1056fc3e10a00c2c2e",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
+};
+
+/// The image that this binary reads: of these weights, laid out for these kernels.
+const IMAGE: Expected = Expected {
+    weights: BUILD.weights_digest,
+    recipe: "64e083e47751e3496476f3c99e89309d8d1f83608ff88efb81d0fcd033f2d966",
 };
 
 /// What bounds a caller.
@@ -81,8 +88,9 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
         Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
     let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
     let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
-    let (tokenizer, model) = read(&args.model)
-        .map_err(|error| anyhow!("{error}; --model names the folder that this binary was built for"))?;
+    let image = Image::open(&args.weights, IMAGE, N_THREADS)?;
+    let tokenizer = Tokenizer::parse(image.file("tokenizer.json")?, &args.weights)?;
+    let model = Model::open(&image)?;
     let state = State::new(Service {
         model: NAME,
         build: BUILD,
@@ -100,12 +108,6 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
-}
-
-/// What the model folder holds.
-fn read(folder: &Path) -> anyhow::Result<(Tokenizer, Model)> {
-    let checkpoint = Checkpoint::open(folder)?;
-    Ok((Tokenizer::open(folder.join("tokenizer.json"))?, Model::open(&checkpoint)?))
 }
 
 /// The routes that exist.

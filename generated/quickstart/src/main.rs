@@ -1,4 +1,4 @@
-//! Serves chat and completions of a qwen3 model of 4 layers and width 192 to 8 sequences at a time on 2 avx512 threads.
+//! Serves chat and completions of a qwen3 model of 4 layers and width 192 to 8 sequences at a time on 2 amx threads.
 
 mod engine;
 mod forward;
@@ -20,10 +20,10 @@ use std::{
 
 use rt::args::Args;
 
-use crate::server::{ABOUT, LISTEN, MODEL_DIR, NAME};
+use crate::server::{ABOUT, LISTEN, NAME, WEIGHTS};
 
 fn main() -> ExitCode {
-    let args = Args::parse(NAME, ABOUT, MODEL_DIR, LISTEN);
+    let args = Args::parse(NAME, ABOUT, WEIGHTS, LISTEN);
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use anyhow::anyhow;
 use axum::{
@@ -10,7 +10,7 @@ use axum::{
 use rt::{
     args::Args,
     chat::ChatTemplate,
-    checkpoint::Checkpoint,
+    image::{Expected, Image},
     metrics::{CacheShape, Metrics},
     openai, operations,
     pool::STACK_BYTES,
@@ -24,16 +24,17 @@ use crate::{
     engine::Engine,
     forward::Model,
     shape::{
-        BLOCK, EOS, MAX_CONTEXT, MAX_OUTPUT, MAX_QUEUED, MAX_QUEUED_TOKENS, MAX_SEQUENCES, N_BLOCKS, VOCAB,
+        BLOCK, EOS, MAX_CONTEXT, MAX_OUTPUT, MAX_QUEUED, MAX_QUEUED_TOKENS, MAX_SEQUENCES, N_BLOCKS,
+        N_THREADS, VOCAB,
     },
 };
 
 /// The workload's name.
 pub const NAME: &str = "quickstart";
 /// The workload in a sentence.
-pub const ABOUT: &str = "Serves chat and completions of a qwen3 model of 4 layers and width 192 to 8 sequences at a time on 2 avx512 threads";
-/// Where the weights are unless `--model` says otherwise.
-pub const MODEL_DIR: &str = "tests/fixtures/models/quickstart";
+pub const ABOUT: &str = "Serves chat and completions of a qwen3 model of 4 layers and width 192 to 8 sequences at a time on 2 amx threads";
+/// Where the weights are unless `--weights` says otherwise.
+pub const WEIGHTS: &str = "target/images/quickstart.weights";
 /// The address unless `--listen` says otherwise: this machine alone.
 pub const LISTEN: &str = "127.0.0.1:8000";
 
@@ -42,8 +43,14 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "572ff689db798457bc50f80fdbdfe44800af0dab129786f413184e29bc72a1c9",
-    plan_digest: "8a89633b3d79dc9c88afb134efac0e1ce9108717634ab0cafce3d08d48e5f410",
+    plan_digest: "dc6b38d2cc9c7ec371011a8d3c7aa8480a7caae4b9ce2818cca12363a2511ed1",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
+};
+
+/// The image that this binary reads: of these weights, laid out for these kernels.
+const IMAGE: Expected = Expected {
+    weights: BUILD.weights_digest,
+    recipe: "27309b8598183572f59b4dfcb9c27de2f5bbae5f7caa069d85162c84e126cd0c",
 };
 
 /// What bounds a caller.
@@ -81,8 +88,9 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
         Arc::new(Metrics::new(NAME, MAX_CONTEXT, CacheShape { block_size: BLOCK, n_blocks: N_BLOCKS }));
     let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
     let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
-    let (tokenizer, model) = read(&args.model)
-        .map_err(|error| anyhow!("{error}; --model names the folder that this binary was built for"))?;
+    let image = Image::open(&args.weights, IMAGE, N_THREADS)?;
+    let tokenizer = Tokenizer::parse(image.file("tokenizer.json")?, &args.weights)?;
+    let model = Model::open(&image)?;
     let state = State::new(Service {
         model: NAME,
         build: BUILD,
@@ -100,12 +108,6 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
-}
-
-/// What the model folder holds.
-fn read(folder: &Path) -> anyhow::Result<(Tokenizer, Model)> {
-    let checkpoint = Checkpoint::open(folder)?;
-    Ok((Tokenizer::open(folder.join("tokenizer.json"))?, Model::open(&checkpoint)?))
 }
 
 /// The routes that exist.

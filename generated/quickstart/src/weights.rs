@@ -1,27 +1,27 @@
-//! What the model folder holds, by the names it uses.
+//! What the weight image holds, by the names it uses.
 
 use half::bf16;
-use rt::checkpoint::Matrix;
+use rt::image::Panels;
 use synth_macros::Weights;
 
-use crate::shape::{HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, N_LAYERS, Q_WIDTH, VOCAB};
+use crate::shape::{GATE_UP_WIDTH, HEAD_DIM, HIDDEN, INTERMEDIATE, N_LAYERS, Q_WIDTH, QKV_WIDTH, VOCAB};
 
 /// What a weight is in memory.
 ///
 /// Stored as bf16: two bytes a weight are all a token reads, and widening in registers loses nothing.
 pub type Weight = bf16;
 
-/// All weights, as the checkpoint names them.
+/// All weights.
 #[derive(Weights)]
 pub struct Weights {
     /// (VOCAB, HIDDEN): the embedding, and the head that turns the last layer into logits.
-    #[weight("model.embed_tokens.weight", rows = VOCAB, cols = HIDDEN)]
-    pub embed: Matrix<Weight>,
+    #[weight("embed", rows = VOCAB, cols = HIDDEN)]
+    pub embed: Panels<Weight>,
     /// From the bottom up.
     #[weight(each = N_LAYERS)]
     pub layers: Vec<Layer>,
     /// (HIDDEN)
-    #[weight("model.norm.weight", len = HIDDEN)]
+    #[weight("norm", len = HIDDEN)]
     pub norm: Vec<f32>,
 }
 
@@ -29,36 +29,27 @@ pub struct Weights {
 #[derive(Weights)]
 pub struct Layer {
     /// (HIDDEN)
-    #[weight("model.layers.{}.input_layernorm.weight", len = HIDDEN)]
+    #[weight("layers.{}.attention_norm", len = HIDDEN)]
     pub attention_norm: Vec<f32>,
-    /// (Q_WIDTH, HIDDEN)
-    #[weight("model.layers.{}.self_attn.q_proj.weight", rows = Q_WIDTH, cols = HIDDEN)]
-    pub q: Matrix<Weight>,
-    /// (KV_WIDTH, HIDDEN)
-    #[weight("model.layers.{}.self_attn.k_proj.weight", rows = KV_WIDTH, cols = HIDDEN)]
-    pub k: Matrix<Weight>,
-    /// (KV_WIDTH, HIDDEN)
-    #[weight("model.layers.{}.self_attn.v_proj.weight", rows = KV_WIDTH, cols = HIDDEN)]
-    pub v: Matrix<Weight>,
+    /// (QKV_WIDTH, HIDDEN): queries, keys and values, one under the other.
+    #[weight("layers.{}.qkv", rows = QKV_WIDTH, cols = HIDDEN)]
+    pub qkv: Panels<Weight>,
     /// (HEAD_DIM)
-    #[weight("model.layers.{}.self_attn.q_norm.weight", len = HEAD_DIM)]
+    #[weight("layers.{}.q_norm", len = HEAD_DIM)]
     pub q_norm: Vec<f32>,
     /// (HEAD_DIM)
-    #[weight("model.layers.{}.self_attn.k_norm.weight", len = HEAD_DIM)]
+    #[weight("layers.{}.k_norm", len = HEAD_DIM)]
     pub k_norm: Vec<f32>,
     /// (HIDDEN, Q_WIDTH)
-    #[weight("model.layers.{}.self_attn.o_proj.weight", rows = HIDDEN, cols = Q_WIDTH)]
-    pub o: Matrix<Weight>,
+    #[weight("layers.{}.o", rows = HIDDEN, cols = Q_WIDTH)]
+    pub o: Panels<Weight>,
     /// (HIDDEN)
-    #[weight("model.layers.{}.post_attention_layernorm.weight", len = HIDDEN)]
+    #[weight("layers.{}.mlp_norm", len = HIDDEN)]
     pub mlp_norm: Vec<f32>,
-    /// (INTERMEDIATE, HIDDEN)
-    #[weight("model.layers.{}.mlp.gate_proj.weight", rows = INTERMEDIATE, cols = HIDDEN)]
-    pub gate: Matrix<Weight>,
-    /// (INTERMEDIATE, HIDDEN)
-    #[weight("model.layers.{}.mlp.up_proj.weight", rows = INTERMEDIATE, cols = HIDDEN)]
-    pub up: Matrix<Weight>,
+    /// (GATE_UP_WIDTH, HIDDEN): sixteen rows of the gate and sixteen of what it gates, in turn.
+    #[weight("layers.{}.gate_up", rows = GATE_UP_WIDTH, cols = HIDDEN)]
+    pub gate_up: Panels<Weight>,
     /// (HIDDEN, INTERMEDIATE)
-    #[weight("model.layers.{}.mlp.down_proj.weight", rows = HIDDEN, cols = INTERMEDIATE)]
-    pub down: Matrix<Weight>,
+    #[weight("layers.{}.down", rows = HIDDEN, cols = INTERMEDIATE)]
+    pub down: Panels<Weight>,
 }

@@ -1,20 +1,21 @@
 //! The model, top to bottom: 28 layers of attention and gated MLP over the rows of one step.
 
 use rt::{
-    checkpoint::{Checkpoint, CheckpointError},
+    columns::Columns,
+    image::{Image, ImageError},
     memory::granted,
     pool::Pool,
 };
 
 use crate::{
-    kernels::{attention, each_row, linear, rms_norm, rotate, silu_mul},
+    kernels::{Operand, attention, each_row, linear, linear_add, linear_gated, rms_norm, rotate},
     kv::LayerCache,
     rope::RopeTable,
     scheduler::Row,
     sequence::Sequence,
     shape::{
         GROUP, HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, MAX_CONTEXT, MAX_SEQUENCES, N_LAYERS, N_THREADS,
-        NORM_EPS, Q_WIDTH, QUERY_SCALE, STEP_ROWS, VOCAB,
+        NORM_EPS, Q_WIDTH, QKV_WIDTH, QUERY_SCALE, STEP_ROWS, VOCAB,
     },
     weights::{Weight, Weights},
 };
@@ -32,20 +33,16 @@ pub struct Model {
 struct Scratch {
     /// (STEP_ROWS, HIDDEN): the residual stream.
     hidden: Vec<f32>,
-    /// (STEP_ROWS, HIDDEN): what enters a block, and then what it adds.
-    normed: Vec<f32>,
-    /// (STEP_ROWS, Q_WIDTH)
-    query: Vec<f32>,
-    /// (STEP_ROWS, KV_WIDTH)
-    key: Vec<f32>,
-    /// (STEP_ROWS, KV_WIDTH)
-    value: Vec<f32>,
+    /// STEP_ROWS of it, normed.
+    normed: Operand<HIDDEN>,
+    /// (STEP_ROWS, QKV_WIDTH)
+    qkv: Vec<f32>,
     /// (STEP_ROWS, Q_WIDTH)
     attended: Vec<f32>,
-    /// (STEP_ROWS, INTERMEDIATE)
-    gate: Vec<f32>,
-    /// (STEP_ROWS, INTERMEDIATE)
-    up: Vec<f32>,
+    /// STEP_ROWS of it.
+    mixed: Operand<Q_WIDTH>,
+    /// STEP_ROWS of what is inside the MLP.
+    gated: Operand<INTERMEDIATE>,
     /// (N_THREADS, GROUP * MAX_CONTEXT): attention weights before and after softmax.
     scores: Vec<f32>,
     /// (MAX_SEQUENCES, VOCAB)
@@ -53,22 +50,20 @@ struct Scratch {
 }
 
 impl Model {
-    /// Maps the weights and takes all memory that serving will need.
-    pub fn open(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+    /// Takes the weights and all memory that serving will need.
+    pub fn open(image: &Image) -> Result<Self, ImageError> {
         Ok(Self {
             pool: Pool::new(N_THREADS),
-            weights: Weights::load(checkpoint)?,
+            weights: Weights::load(image)?,
             rope: RopeTable::new(),
             caches: (0..N_LAYERS).map(|_| LayerCache::new()).collect(),
             scratch: Scratch {
                 hidden: granted(STEP_ROWS * HIDDEN),
-                normed: granted(STEP_ROWS * HIDDEN),
-                query: granted(STEP_ROWS * Q_WIDTH),
-                key: granted(STEP_ROWS * KV_WIDTH),
-                value: granted(STEP_ROWS * KV_WIDTH),
+                normed: Operand::new(STEP_ROWS),
+                qkv: granted(STEP_ROWS * QKV_WIDTH),
                 attended: granted(STEP_ROWS * Q_WIDTH),
-                gate: granted(STEP_ROWS * INTERMEDIATE),
-                up: granted(STEP_ROWS * INTERMEDIATE),
+                mixed: Operand::new(STEP_ROWS),
+                gated: Operand::new(STEP_ROWS),
                 scores: granted(N_THREADS * GROUP * MAX_CONTEXT),
                 logits: granted(MAX_SEQUENCES * VOCAB),
             },
@@ -78,77 +73,72 @@ impl Model {
     /// Computes the rows of one step and stores their keys and values.
     pub fn forward(&mut self, rows: &[Row], running: &[Sequence]) {
         let Self { pool, weights, rope, caches, scratch } = self;
+        let Scratch { normed, mixed, gated, scores, .. } = scratch;
         let n = rows.len();
         let hidden = &mut scratch.hidden[..n * HIDDEN];
-        let normed = &mut scratch.normed[..n * HIDDEN];
-        let query = &mut scratch.query[..n * Q_WIDTH];
-        let key = &mut scratch.key[..n * KV_WIDTH];
-        let value = &mut scratch.value[..n * KV_WIDTH];
+        let qkv = &mut scratch.qkv[..n * QKV_WIDTH];
         let attended = &mut scratch.attended[..n * Q_WIDTH];
-        let gate = &mut scratch.gate[..n * INTERMEDIATE];
-        let up = &mut scratch.up[..n * INTERMEDIATE];
 
-        each_row(pool, n, [(&mut *hidden, HIDDEN)], |idx, [hidden]| {
-            embed(weights.embed.row(rows[idx].token as usize), hidden);
+        each_row(pool, n, Columns::new(hidden, HIDDEN), |idx, hidden| {
+            embed(weights.embed.row(rows[idx].token as usize).flatten(), hidden);
         });
         for (layer, cache) in weights.layers.iter().zip(caches) {
-            each_row(pool, n, [(&mut *normed, HIDDEN)], |idx, [normed]| {
-                rms_norm(&hidden[idx * HIDDEN..][..HIDDEN], &layer.attention_norm, NORM_EPS, normed);
-            });
-            linear::<HIDDEN, 3>(
-                pool,
-                normed,
-                [(&layer.q, &mut *query), (&layer.k, &mut *key), (&layer.v, &mut *value)],
-            );
-            each_row(pool, n, [(&mut *query, Q_WIDTH), (&mut *key, KV_WIDTH)], |idx, [query, key]| {
+            norm(pool, n, hidden, &layer.attention_norm, normed);
+            linear(pool, n, normed, &layer.qkv, qkv);
+            each_row(pool, n, Columns::new(qkv, QKV_WIDTH), |idx, qkv| {
+                let (query, key_value) = qkv.split_at_mut(Q_WIDTH);
                 let (cos, sin) = rope.at(rows[idx].position);
-                for head in key.chunks_exact_mut(HEAD_DIM) {
-                    norm_in_place(head, &layer.k_norm);
-                    rotate(head, cos, sin);
-                }
                 for head in query.chunks_exact_mut(HEAD_DIM) {
                     norm_in_place(head, &layer.q_norm);
                     rotate(head, cos, sin);
                     head.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
                 }
+                for head in key_value[..KV_WIDTH].chunks_exact_mut(HEAD_DIM) {
+                    norm_in_place(head, &layer.k_norm);
+                    rotate(head, cos, sin);
+                }
             });
-            for (idx, row) in rows.iter().enumerate() {
-                let (key, value) = (&key[idx * KV_WIDTH..][..KV_WIDTH], &value[idx * KV_WIDTH..][..KV_WIDTH]);
+            for (row, qkv) in rows.iter().zip(qkv.chunks_exact(QKV_WIDTH)) {
+                let (key, value) = qkv[Q_WIDTH..].split_at(KV_WIDTH);
                 cache.store(&running[row.sequence].table, row.position, key, value);
             }
-            attention(pool, rows, running, cache, query, &mut scratch.scores, attended);
-            linear::<Q_WIDTH, 1>(pool, attended, [(&layer.o, &mut *normed)]);
+            attention(pool, rows, running, cache, qkv, scores, attended);
+            each_row(pool, n, mixed.rows(), |idx, mut mixed| {
+                mixed.set(&attended.as_chunks().0[idx]);
+            });
+            linear_add(pool, n, mixed, &layer.o, hidden);
 
-            each_row(pool, n, [(&mut *hidden, HIDDEN), (&mut *normed, HIDDEN)], |_, [hidden, normed]| {
-                add(hidden, normed);
-                rms_norm(hidden, &layer.mlp_norm, NORM_EPS, normed);
-            });
-            linear::<HIDDEN, 2>(pool, normed, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
-            each_row(pool, n, [(&mut *gate, INTERMEDIATE)], |idx, [gate]| {
-                silu_mul(gate, &up[idx * INTERMEDIATE..][..INTERMEDIATE]);
-            });
-            linear::<INTERMEDIATE, 1>(pool, gate, [(&layer.down, &mut *normed)]);
-            each_row(pool, n, [(&mut *hidden, HIDDEN)], |idx, [hidden]| {
-                add(hidden, &normed[idx * HIDDEN..][..HIDDEN]);
-            });
+            norm(pool, n, hidden, &layer.mlp_norm, normed);
+            linear_gated(pool, n, normed, &layer.gate_up, gated);
+            linear_add(pool, n, gated, &layer.down, hidden);
         }
     }
 
     /// Logits (heads, VOCAB) of at most MAX_SEQUENCES rows of the step just computed.
     pub fn logits(&mut self, heads: &[usize]) -> &[f32] {
         let Scratch { hidden, normed, logits, .. } = &mut self.scratch;
-        let normed = &mut normed[..heads.len() * HIDDEN];
         let logits = &mut logits[..heads.len() * VOCAB];
-        each_row(&self.pool, heads.len(), [(&mut *normed, HIDDEN)], |idx, [normed]| {
-            rms_norm(&hidden[heads[idx] * HIDDEN..][..HIDDEN], &self.weights.norm, NORM_EPS, normed);
+        each_row(&self.pool, heads.len(), normed.rows(), |idx, mut normed| {
+            let mut row = [0.0; HIDDEN];
+            rms_norm(&hidden[heads[idx] * HIDDEN..][..HIDDEN], &self.weights.norm, NORM_EPS, &mut row);
+            normed.set(&row);
         });
-        linear::<HIDDEN, 1>(&self.pool, normed, [(&self.weights.embed, &mut *logits)]);
+        linear(&self.pool, heads.len(), normed, &self.weights.embed, logits);
         logits
     }
 }
 
+/// The rows of the residual stream, normed, as the left operand of what comes next.
+fn norm(pool: &Pool, n: usize, hidden: &[f32], weight: &[f32], normed: &mut Operand<HIDDEN>) {
+    each_row(pool, n, normed.rows(), |idx, mut normed| {
+        let mut row = [0.0; HIDDEN];
+        rms_norm(&hidden[idx * HIDDEN..][..HIDDEN], weight, NORM_EPS, &mut row);
+        normed.set(&row);
+    });
+}
+
 /// One token's embedding, widened.
-fn embed(weights: &[Weight], hidden: &mut [f32]) {
+fn embed<'a>(weights: impl IntoIterator<Item = &'a Weight>, hidden: &mut [f32]) {
     for (hidden, weight) in hidden.iter_mut().zip(weights) {
         *hidden = weight.to_f32();
     }
@@ -159,11 +149,4 @@ fn norm_in_place(head: &mut [f32], weight: &[f32]) {
     let mut before = [0.0; HEAD_DIM];
     before.copy_from_slice(head);
     rms_norm(&before, weight, NORM_EPS, head);
-}
-
-/// Adds `addend` to `x`, element by element.
-fn add(x: &mut [f32], addend: &[f32]) {
-    for (x, addend) in x.iter_mut().zip(addend) {
-        *x += addend;
-    }
 }

@@ -23,8 +23,14 @@ pub const Q_WIDTH: usize = 2048;
 /// All key heads side by side.
 pub const KV_WIDTH: usize = 1024;
 
+/// Queries, keys and values side by side.
+pub const QKV_WIDTH: usize = 4096;
+
 /// Width inside the MLP (`intermediate_size`).
 pub const INTERMEDIATE: usize = 3072;
+
+/// Gate and what it gates side by side, in whole tiles of sixteen columns.
+pub const GATE_UP_WIDTH: usize = 6144;
 
 /// Tokens that there are (`vocab_size`).
 pub const VOCAB: usize = 151_936;
@@ -40,6 +46,11 @@ pub const EOS: &[u32] = &[3069, 3071];
 
 /// Base of the rotary frequencies (`rope_theta`).
 pub const ROPE_THETA: f32 = 1000000.0;
+
+// ---- The kernels
+
+/// An f32 is the sum of three bf16, which AMX multiplies: nothing is rounded that f32 would keep.
+pub const TERMS: usize = 3;
 
 // ---- The KV blocks
 

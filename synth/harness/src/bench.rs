@@ -83,8 +83,8 @@ impl Contender {
     /// The binary of `artifact`, as its users start it, serving on `listen` and logging to `log`.
     #[must_use]
     pub fn own(artifact: &Artifact, listen: SocketAddr, log: PathBuf) -> Self {
-        let model_dir = artifact.model_dir.clone().into();
-        let args = vec!["--model".into(), model_dir, "--listen".into(), listen.to_string().into()];
+        let weights = artifact.weights.clone().into();
+        let args = vec!["--weights".into(), weights, "--listen".into(), listen.to_string().into()];
         Self {
             name: artifact.name.clone(),
             version: artifact.plan_digest.chars().take(12).collect(),

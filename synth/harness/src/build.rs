@@ -21,8 +21,10 @@ pub struct Artifact {
     pub binary: PathBuf,
     /// SHA-256 of the program, hex.
     pub binary_digest: String,
-    /// The model folder it serves.
+    /// The model folder that it was made from.
     pub model_dir: PathBuf,
+    /// The weight image it serves.
+    pub weights: PathBuf,
     /// SHA-256 of the spec's meaning, hex.
     pub spec_digest: String,
     /// SHA-256 of the plan's decisions, hex.

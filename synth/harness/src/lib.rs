@@ -5,6 +5,7 @@ pub mod build;
 pub mod client;
 mod clocks;
 pub mod hub;
+pub mod image;
 pub mod ledger;
 pub mod load;
 pub mod metrics;

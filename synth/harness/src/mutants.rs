@@ -9,7 +9,7 @@ mod list;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use synth::model::Model;
+use crate::image;
 
 pub use list::MUTANTS;
 
@@ -50,8 +50,8 @@ pub enum Plant {
 pub struct Planted {
     /// The crate to build.
     pub crate_dir: PathBuf,
-    /// The model folder to serve.
-    pub model_dir: PathBuf,
+    /// The weight image to serve.
+    pub weights: PathBuf,
 }
 
 /// Why a fault could not be planted.
@@ -69,8 +69,8 @@ pub enum MutantError {
         /// How often the text stands there.
         n: usize,
     },
-    /// The model has no such tensor.
-    #[error("{mutant}: the model has no tensor {tensor}")]
+    /// The image has no such tensor.
+    #[error("{mutant}: the image has no tensor {tensor}")]
     Tensor {
         /// The fault.
         mutant: &'static str,
@@ -88,24 +88,24 @@ pub enum MutantError {
 }
 
 impl Mutant {
-    /// Plants the fault in copies of the crate and, where it is in the weights, of the model, below `into`.
+    /// Plants the fault in copies of the crate and, where it is in the weights, of the image, below `into`.
     ///
     /// Files that do not differ from what lies there already are left alone, so that planting one fault after
     /// another in the same place compiles only what changed.
     ///
     /// # Errors
     /// When the fault no longer applies, or a file cannot be copied.
-    pub fn plant(&self, crate_dir: &Path, model: &Model, into: &Path) -> Result<Planted, MutantError> {
+    pub fn plant(&self, crate_dir: &Path, weights: &Path, into: &Path) -> Result<Planted, MutantError> {
         let copy = copy_crate(crate_dir, into)?;
-        let mut planted = Planted { crate_dir: copy, model_dir: model.folder.clone() };
+        let mut planted = Planted { crate_dir: copy, weights: weights.to_owned() };
         match self.plant {
             Plant::Source { file, from, to } => {
                 let mutated = self.mutated(&read(&crate_dir.join(file))?, file, from, to)?;
                 write(&planted.crate_dir.join(file), mutated.as_bytes())?;
             }
             Plant::Weights { tensor } => {
-                planted.model_dir = into.join("model");
-                self.flip(model, tensor, &planted.model_dir)?;
+                planted.weights = into.join("weights");
+                self.flip(weights, tensor, &planted.weights)?;
             }
         }
         Ok(planted)
@@ -131,19 +131,16 @@ impl Mutant {
         }
     }
 
-    fn flip(&self, model: &Model, tensor: &'static str, copy: &Path) -> Result<(), MutantError> {
-        for path in files(&model.folder)? {
-            copy_file(&path, &copy.join(path.file_name().unwrap_or_default()))?;
-        }
-        let facts =
-            model.weights.iter().flat_map(|shard| shard.tensors.iter().map(move |fact| (shard, fact)));
-        let place = facts.into_iter().find(|(_, fact)| fact.name == tensor);
-        let (shard, fact) = place.ok_or(MutantError::Tensor { mutant: self.name, tensor })?;
-        let path = copy.join(&shard.name);
-        let mut bytes = fs::read(&path).map_err(|source| MutantError::File { path: path.clone(), source })?;
+    fn flip(&self, weights: &Path, tensor: &'static str, copy: &Path) -> Result<(), MutantError> {
+        let begin = image::begin(weights, tensor).ok_or(MutantError::Tensor { mutant: self.name, tensor })?;
+        let file_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| MutantError::File { path, source }
+        };
+        let mut bytes = fs::read(weights).map_err(file_error(weights))?;
         // Numbers are little-endian: the first byte holds the lowest bit of the first weight.
-        bytes[fact.begin as usize] ^= 1;
-        fs::write(&path, bytes).map_err(|source| MutantError::File { path, source })
+        bytes[begin as usize] ^= 1;
+        fs::write(copy, bytes).map_err(file_error(copy))
     }
 }
 

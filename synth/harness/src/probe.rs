@@ -134,8 +134,18 @@ fn isas() -> Vec<Isa> {
     }
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
         isas.push(Isa::Avx512);
+        if has_amx() {
+            isas.push(Isa::Amx);
+        }
     }
     isas
+}
+
+/// Whether the processor has AMX with bf16 and int8, and the kernel keeps its state: it then names it.
+fn has_amx() -> bool {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    ["amx_tile", "amx_bf16", "amx_int8"].iter().all(|flag| flags.split_whitespace().any(|it| it == *flag))
 }
 
 // ---- ceilings --------------------------------------------------------------------------------------------------------
@@ -203,7 +213,7 @@ fn read_gb_s(n_threads: usize, buffer_bytes: usize, isa: Isa) -> f64 {
             let values = &values[run % n_windows * WINDOW..][..WINDOW];
             hint::black_box(match isa {
                 // SAFETY: `isas` detected the features.
-                Isa::Avx512 => unsafe { read_avx512(values) },
+                Isa::Avx512 | Isa::Amx => unsafe { read_avx512(values) },
                 // SAFETY: `isas` detected the features.
                 Isa::Avx2 => unsafe { read_avx2(values) },
                 Isa::Scalar | Isa::Native => read_scalar(values),
@@ -216,7 +226,7 @@ fn read_gb_s(n_threads: usize, buffer_bytes: usize, isa: Isa) -> f64 {
 fn fma_gflops(n_threads: usize, isa: Isa) -> f64 {
     const N_ROUNDS: usize = 10_000;
     let n_lanes = match isa {
-        Isa::Avx512 => 16,
+        Isa::Avx512 | Isa::Amx => 16,
         Isa::Avx2 => 8,
         Isa::Scalar | Isa::Native => 4,
     };
@@ -228,7 +238,7 @@ fn fma_gflops(n_threads: usize, isa: Isa) -> f64 {
         |factor, _| {
             hint::black_box(match isa {
                 // SAFETY: `isas` detected the features.
-                Isa::Avx512 => unsafe { multiply_avx512(*factor, N_ROUNDS) },
+                Isa::Avx512 | Isa::Amx => unsafe { multiply_avx512(*factor, N_ROUNDS) },
                 // SAFETY: `isas` detected the features.
                 Isa::Avx2 => unsafe { multiply_avx2(*factor, N_ROUNDS) },
                 Isa::Scalar | Isa::Native => multiply_scalar(*factor, N_ROUNDS),

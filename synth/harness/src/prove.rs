@@ -69,8 +69,7 @@ pub enum ProveError {
 
 /// Proves `artifact`: starts its binary, and holds its answers against `model`'s oracle and against each other.
 ///
-/// `model` is the folder the plan was made for; the binary serves `artifact.model_dir`, which must hold the same
-/// bytes. `golden` is what HF transformers says about the model, where that was recorded. A binary that answers
+/// `model` is the folder the plan was made for; the binary serves `artifact.weights`, the image made of it. `golden` is what HF transformers says about the model, where that was recorded. A binary that answers
 /// wrongly, or not at all, gets a failed [`Proof`]. `progress` is told what is being checked.
 ///
 /// # Errors
@@ -123,7 +122,7 @@ async fn question(
 fn launch(artifact: &Artifact, listen: SocketAddr) -> Launch {
     let log = artifact.binary.with_extension(format!("prove-{}.log", listen.port()));
     let args =
-        ["--model".into(), artifact.model_dir.clone().into(), "--listen".into(), listen.to_string().into()];
+        ["--weights".into(), artifact.weights.clone().into(), "--listen".into(), listen.to_string().into()];
     Launch {
         program: artifact.binary.clone(),
         args: args.into(),

@@ -39,7 +39,7 @@ pub fn template(input: TokenStream) -> TokenStream {
 /// pub struct Layer {
 ///     /// (Q_ROWS, HIDDEN)
 ///     #[weight("model.layers.{}.self_attn.q_proj.weight", rows = Q_ROWS, cols = HIDDEN)]
-///     pub q: Matrix<bf16>,
+///     pub q: Panels<bf16>,
 ///     /// (HIDDEN)
 ///     #[weight("model.layers.{}.input_layernorm.weight", len = HIDDEN)]
 ///     pub attention_norm: Vec<f32>,
@@ -54,7 +54,7 @@ pub fn template(input: TokenStream) -> TokenStream {
 ///
 /// A matrix states `rows` and `cols`, a vector of `f32` states `len`, and both repeat their shape in the doc
 /// comment, where the reader looks for it. `{}` stands for the index of the layer: with it in every name, `load` takes
-/// that index; with it in none, `load` takes the checkpoint alone. `each` loads one struct per index.
+/// that index; with it in none, `load` takes the image alone. `each` loads one struct per index.
 #[proc_macro_derive(Weights, attributes(weight))]
 pub fn weights(input: TokenStream) -> TokenStream {
     expand(weights::expand, parse_macro_input!(input as DeriveInput))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::{
     Attribute, DeriveInput, Expr, ExprLit, Field, GenericArgument, Lit, LitStr, Meta, PathArguments, Type,
     punctuated::Punctuated, token::Comma,
@@ -13,8 +13,8 @@ use crate::problems::{Problems, named_fields};
 
 /// How one field is read.
 enum Weight {
-    /// A matrix of `(rows, cols)` elements.
-    Matrix { name: LitStr, rows: Expr, cols: Expr, element: Type },
+    /// A matrix of `(rows, cols)` elements, in panels or row after row.
+    Matrix { name: LitStr, rows: Expr, cols: Expr, element: Type, layout: &'static str },
     /// A vector of `len` floats.
     Vector { name: LitStr, len: Expr },
     /// One struct for each index below `count`.
@@ -64,8 +64,8 @@ pub fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         impl #name {
             #[doc = #doc]
             pub fn load(
-                checkpoint: &::rt::checkpoint::Checkpoint #layer
-            ) -> ::core::result::Result<Self, ::rt::checkpoint::CheckpointError> {
+                image: &::rt::image::Image #layer
+            ) -> ::core::result::Result<Self, ::rt::image::ImageError> {
                 ::core::result::Result::Ok(Self { #(#loads),* })
             }
         }
@@ -78,16 +78,16 @@ fn load(weight: &Weight) -> TokenStream {
         false => quote!(#name),
     };
     match weight {
-        Weight::Matrix { name: text, rows, cols, element } => {
-            let name = name(text);
-            quote!(checkpoint.matrix::<#element>(#name, #rows, #cols)?)
+        Weight::Matrix { name: text, rows, cols, element, layout } => {
+            let (name, load) = (name(text), format_ident!("{layout}"));
+            quote!(image.#load::<#element>(#name, #rows, #cols)?)
         }
         Weight::Vector { name: text, len } => {
             let name = name(text);
-            quote!(checkpoint.vector(#name, #len)?)
+            quote!(image.vector(#name, #len)?)
         }
         Weight::Each { count, element } => quote! {
-            (0..#count).map(|idx| <#element>::load(checkpoint, idx)).collect::<::core::result::Result<_, _>>()?
+            (0..#count).map(|idx| <#element>::load(image, idx)).collect::<::core::result::Result<_, _>>()?
         },
     }
 }
@@ -125,10 +125,13 @@ fn weight_of(field: &Field) -> syn::Result<Weight> {
     }
     match keys(attribute)? {
         Keys { name: Some(name), rows: Some(rows), cols: Some(cols), len: None, each: None } => {
-            let message = "`rows` and `cols` describe a matrix: make the field a `Matrix<T>`, or write `len`";
-            let element = argument(&field.ty, "Matrix", message)?;
+            let message = "`rows` and `cols` describe a matrix: make the field `Panels<T>` or `Rows<T>`, or write `len`";
+            let (element, layout) = match argument(&field.ty, "Rows", message) {
+                Ok(element) => (element, "rows"),
+                Err(_) => (argument(&field.ty, "Panels", message)?, "panels"),
+            };
             check_doc(field, &[&rows, &cols])?;
-            Ok(Weight::Matrix { name, rows, cols, element })
+            Ok(Weight::Matrix { name, rows, cols, element, layout })
         }
         Keys { name: Some(name), len: Some(len), rows: None, cols: None, each: None } => {
             let message = "`len` describes a vector: make the field a `Vec<f32>`, or write `rows` and `cols`";
@@ -197,7 +200,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
         0 | 1 if name.replace("{}", "").contains(['{', '}']) => {
             Err("a tensor name holds no brace but `{}`, which stands for the index of the layer")
         }
-        0 | 1 if name.is_empty() => Err("a tensor has a name: copy it from the checkpoint"),
+        0 | 1 if name.is_empty() => Err("a tensor has a name: the one it has in the image"),
         0 | 1 => Ok(()),
         _ => Err("a layer has one index: keep one `{}`"),
     }

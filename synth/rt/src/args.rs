@@ -13,8 +13,8 @@ const USAGE: i32 = 2;
 /// The three things that were not decided when the binary was built.
 #[derive(Debug, PartialEq)]
 pub struct Args {
-    /// The model folder: `*.safetensors` and `tokenizer.json`.
-    pub model: PathBuf,
+    /// The weight image.
+    pub weights: PathBuf,
     /// The address to listen on.
     pub listen: SocketAddr,
     /// A file of API keys, one per line. Without one, anybody who reaches the address may call.
@@ -32,13 +32,13 @@ enum Asked {
 impl Args {
     /// Reads the process's command line. `--help` and `--version` print and exit 0; misuse explains itself and exits 2.
     ///
-    /// `name` and `about` are the binary's name and its one-line description; `model` and `listen` the
+    /// `name` and `about` are the binary's name and its one-line description; `weights` and `listen` the
     /// defaults of the two flags.
-    pub fn parse(name: &str, about: &str, model: &str, listen: &str) -> Args {
-        match read(std::env::args_os().skip(1), model, listen) {
+    pub fn parse(name: &str, about: &str, weights: &str, listen: &str) -> Args {
+        match read(std::env::args_os().skip(1), weights, listen) {
             Ok(Asked::Serve(args)) => args,
             Ok(Asked::Help) => {
-                println!("{}", help(name, about, model, listen));
+                println!("{}", help(name, about, weights, listen));
                 exit(0);
             }
             Ok(Asked::Version) => {
@@ -47,7 +47,7 @@ impl Args {
             }
             Err(error) => {
                 eprintln!(
-                    "error: {error}\n\nusage: {name} [--model DIR] [--listen ADDR] [--api-key-file FILE]\n       {name} --help"
+                    "error: {error}\n\nusage: {name} [--weights FILE] [--listen ADDR] [--api-key-file FILE]\n       {name} --help"
                 );
                 exit(USAGE);
             }
@@ -55,8 +55,8 @@ impl Args {
     }
 }
 
-fn read(args: impl Iterator<Item = OsString>, model: &str, listen: &str) -> Result<Asked, String> {
-    let (mut model_dir, mut address, mut api_key_file) = (None, None, None);
+fn read(args: impl Iterator<Item = OsString>, weights: &str, listen: &str) -> Result<Asked, String> {
+    let (mut image, mut address, mut api_key_file) = (None, None, None);
     let mut args = args.peekable();
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy().into_owned();
@@ -67,7 +67,7 @@ fn read(args: impl Iterator<Item = OsString>, model: &str, listen: &str) -> Resu
         let slot = match flag.as_str() {
             "-h" | "--help" => return Ok(Asked::Help),
             "-V" | "--version" => return Ok(Asked::Version),
-            "--model" => &mut model_dir,
+            "--weights" => &mut image,
             "--listen" => &mut address,
             "--api-key-file" => &mut api_key_file,
             other => return Err(format!("unexpected argument {other:?}")),
@@ -83,7 +83,7 @@ fn read(args: impl Iterator<Item = OsString>, model: &str, listen: &str) -> Resu
         None => listen.to_owned(),
     };
     Ok(Asked::Serve(Args {
-        model: model_dir.unwrap_or_else(|| model.into()).into(),
+        weights: image.unwrap_or_else(|| weights.into()).into(),
         listen: resolve(&listen)?,
         api_key_file: api_key_file.map(PathBuf::from),
     }))
@@ -96,14 +96,14 @@ fn resolve(listen: &str) -> Result<SocketAddr, String> {
     addresses.next().ok_or_else(|| format!("--listen {listen}: no such host; {hint}"))
 }
 
-fn help(name: &str, about: &str, model: &str, listen: &str) -> String {
+fn help(name: &str, about: &str, weights: &str, listen: &str) -> String {
     format!(
         "{about}
 
-usage: {name} [--model DIR] [--listen ADDR] [--api-key-file FILE]
+usage: {name} [--weights FILE] [--listen ADDR] [--api-key-file FILE]
 
-  --model DIR          folder with the weights (*.safetensors) and tokenizer.json that this binary
-                       was built for; a weight of another shape is refused [default: {model}]
+  --weights FILE       the weight image that this binary was built for, tokenizer included; an image
+                       of other weights or for other kernels is refused [default: {weights}]
   --listen ADDR        address and port; 0.0.0.0:8000 serves every interface [default: {listen}]
   --api-key-file FILE  keys, one per line; requests other than GET /health must then carry
                        `Authorization: Bearer KEY` [default: no keys, anybody may call]
@@ -133,15 +133,15 @@ mod tests {
     #[test]
     fn defaults_and_both_spellings() {
         let defaults =
-            Args { model: "models/x".into(), listen: ([127, 0, 0, 1], 8000).into(), api_key_file: None };
+            Args { weights: "models/x".into(), listen: ([127, 0, 0, 1], 8000).into(), api_key_file: None };
         assert_eq!(args(&[]), Ok(Asked::Serve(defaults)));
         let all =
-            Args { model: "m".into(), listen: ([0, 0, 0, 0], 80).into(), api_key_file: Some("k".into()) };
+            Args { weights: "m".into(), listen: ([0, 0, 0, 0], 80).into(), api_key_file: Some("k".into()) };
         assert_eq!(
-            args(&["--model", "m", "--listen=0.0.0.0:80", "--api-key-file", "k"]),
+            args(&["--weights", "m", "--listen=0.0.0.0:80", "--api-key-file", "k"]),
             Ok(Asked::Serve(all))
         );
-        assert_eq!(args(&["--model", "m", "--help"]), Ok(Asked::Help));
+        assert_eq!(args(&["--weights", "m", "--help"]), Ok(Asked::Help));
         assert_eq!(args(&["-V"]), Ok(Asked::Version));
     }
 
@@ -149,9 +149,9 @@ mod tests {
     fn misuse_is_explained() {
         for (given, said) in [
             (&["--port", "1"][..], "unexpected argument \"--port\""),
-            (&["--model"], "--model needs a value"),
-            (&["--model="], "--model needs a value"),
-            (&["--model", "a", "--model", "b"], "--model is given twice"),
+            (&["--weights"], "--weights needs a value"),
+            (&["--weights="], "--weights needs a value"),
+            (&["--weights", "a", "--weights", "b"], "--weights is given twice"),
             (&["--listen", "8000"], "give HOST:PORT"),
         ] {
             let error = args(given).expect_err("refused");

@@ -1,29 +1,36 @@
-//! A matrix of activations that several threads write at once, each its own cells.
+//! Matrices that several threads write at once, each its own cells.
 
 use std::{marker::PhantomData, ops::Range};
 
-/// A row-major `(rows, stride)` matrix of `f32`, shared by the threads of one parallel region.
+/// A row-major `(rows, stride)` matrix, shared by the threads of one parallel region.
 ///
 /// A kernel computes a range of columns of every row, so the rows of one thread are not one slice; this type
 /// is the view through which each thread writes the columns that are its own. Indices are always checked;
 /// that no two threads touch one cell is what the caller promises.
-#[derive(Clone, Copy)]
-pub struct Columns<'a> {
-    cells: *mut f32,
+pub struct Columns<'a, T = f32> {
+    cells: *mut T,
     n_cells: usize,
     stride: usize,
-    matrix: PhantomData<&'a mut [f32]>,
+    matrix: PhantomData<&'a mut [T]>,
 }
+
+impl<T> Clone for Columns<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Columns<'_, T> {}
 
 // SAFETY: the view reaches the cells only through the unsafe methods below, whose callers promise that no
 // cell is touched by two threads at once.
-unsafe impl Send for Columns<'_> {}
+unsafe impl<T: Send> Send for Columns<'_, T> {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for Columns<'_> {}
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
 
-impl<'a> Columns<'a> {
+impl<'a, T> Columns<'a, T> {
     /// Views `matrix`, whose rows are `stride` cells long.
-    pub fn new(matrix: &'a mut [f32], stride: usize) -> Self {
+    pub fn new(matrix: &'a mut [T], stride: usize) -> Self {
         Columns { cells: matrix.as_mut_ptr(), n_cells: matrix.len(), stride, matrix: PhantomData }
     }
 
@@ -38,7 +45,7 @@ impl<'a> Columns<'a> {
     /// No other thread may read or write this cell during the parallel region, and no slice from
     /// [`Columns::row_mut`] that holds it may be alive.
     #[inline]
-    pub unsafe fn write(&self, row: usize, col: usize, value: f32) {
+    pub unsafe fn write(&self, row: usize, col: usize, value: T) {
         assert!(col < self.stride && row * self.stride + col < self.n_cells, "cell outside the matrix");
         // SAFETY: the index is inside the matrix, which lives for `'a`; the caller owns the cell.
         unsafe { self.cells.add(row * self.stride + col).write(value) }
@@ -50,12 +57,51 @@ impl<'a> Columns<'a> {
     /// No other thread may touch these cells while the slice lives, and the caller holds no other slice
     /// of them.
     #[inline]
-    pub unsafe fn row_mut(&self, row: usize, cols: Range<usize>) -> &'a mut [f32] {
+    pub unsafe fn row_mut(&self, row: usize, cols: Range<usize>) -> &'a mut [T] {
         assert!(cols.start <= cols.end && cols.end <= self.stride, "columns outside the row");
         let start = row * self.stride + cols.start;
         assert!(start + cols.len() <= self.n_cells, "row outside the matrix");
         // SAFETY: the range is inside the matrix, which lives for `'a`; the caller owns these cells.
         unsafe { std::slice::from_raw_parts_mut(self.cells.add(start), cols.len()) }
+    }
+}
+
+/// What has a part for each row of a step, which several threads may write at once, each its own.
+pub trait PerRow: Copy {
+    /// The part of one row.
+    type Row;
+
+    /// The part of row `idx`; panics where there is none.
+    ///
+    /// # Safety
+    /// Nobody else holds the part of this row, or takes it while it lives.
+    unsafe fn row(self, idx: usize) -> Self::Row;
+}
+
+impl<'a, T> PerRow for Columns<'a, T> {
+    type Row = &'a mut [T];
+
+    unsafe fn row(self, idx: usize) -> Self::Row {
+        // SAFETY: the caller takes this row once.
+        unsafe { self.row_mut(idx, 0..self.stride) }
+    }
+}
+
+impl<A: PerRow, B: PerRow> PerRow for (A, B) {
+    type Row = (A::Row, B::Row);
+
+    unsafe fn row(self, idx: usize) -> Self::Row {
+        // SAFETY: the caller takes this row once, of both.
+        unsafe { (self.0.row(idx), self.1.row(idx)) }
+    }
+}
+
+impl<A: PerRow, B: PerRow, C: PerRow> PerRow for (A, B, C) {
+    type Row = (A::Row, B::Row, C::Row);
+
+    unsafe fn row(self, idx: usize) -> Self::Row {
+        // SAFETY: the caller takes this row once, of all three.
+        unsafe { (self.0.row(idx), self.1.row(idx), self.2.row(idx)) }
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`args`] | the command line: a folder, an address, a file of keys |
-//! | [`checkpoint`] | safetensors, memory-mapped |
+//! | [`args`] | the command line: the weights, an address, a file of keys |
+//! | [`image`] | the weights as the kernels read them, memory-mapped |
 //! | [`pool`], [`columns`], [`memory`] | parallel regions of a few microseconds, the matrix they write, memory that is there |
 //! | [`request`] | the boundary between the HTTP side and the engine's thread |
 //! | [`metrics`] | counters under vLLM's names |
@@ -20,10 +20,10 @@
 pub mod args;
 mod body;
 pub mod chat;
-pub mod checkpoint;
 pub mod columns;
 pub mod error;
 mod fields;
+pub mod image;
 mod log;
 pub mod memory;
 pub mod metrics;

@@ -31,8 +31,6 @@ const PREEMPTED: Duration = Duration::from_micros(50);
 pub const STACK_BYTES: usize = 8 << 20;
 /// Pieces of a range for each thread: what a thread that is held up leaves to the others.
 const PIECES_PER_THREAD: usize = 2;
-/// A piece is a whole number of these, so that kernels meet few ragged ends.
-const GRAIN: usize = 8;
 
 /// Threads that work on the tasks of a region together. The caller of [`Pool::run`] is thread 0.
 pub struct Pool {
@@ -152,10 +150,10 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// `0..n` in a few pieces for each thread, multiples of 8 long except the last.
-    pub fn pieces(&self, n: usize) -> Pieces {
+    /// `0..n` in a few pieces for each thread, multiples of `grain` long except the last.
+    pub fn pieces(&self, n: usize, grain: usize) -> Pieces {
         let n_pieces = if self.workers.is_empty() { 1 } else { PIECES_PER_THREAD * self.n_threads() };
-        Pieces { n, len: n.div_ceil(n_pieces).next_multiple_of(GRAIN).max(GRAIN) }
+        Pieces { n, len: n.div_ceil(n_pieces).next_multiple_of(grain).max(grain) }
     }
 
     /// Runs `f(thread, task)` once for every task of `0..n_tasks`, on whichever thread takes it, and returns when all

@@ -82,16 +82,21 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Tokenizer, TokenizerError> {
         let file = path.as_ref().to_owned();
         let io = |source| TokenizerError::Io { file: file.clone(), source };
-        let malformed = |reason: String| TokenizerError::Malformed { file: file.clone(), reason };
         let size = fs::metadata(&file).map_err(io)?.len();
         if size > MAX_FILE_BYTES {
-            return Err(malformed(format!(
-                "has {size} bytes, more than the {MAX_FILE_BYTES} a tokenizer may have"
-            )));
+            let reason = format!("has {size} bytes, more than the {MAX_FILE_BYTES} a tokenizer may have");
+            return Err(TokenizerError::Malformed { file, reason });
         }
         let bytes = fs::read(&file).map_err(io)?;
+        Tokenizer::parse(&bytes, file)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`; errors call it `file`.
+    pub fn parse(bytes: &[u8], file: impl Into<PathBuf>) -> Result<Tokenizer, TokenizerError> {
+        let file = file.into();
+        let malformed = |reason: String| TokenizerError::Malformed { file: file.clone(), reason };
         // Some malformed files make the parser panic instead of failing.
-        let parsed = panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
+        let parsed = panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
         let mut hub = match parsed {
             Ok(Ok(hub)) => hub,
             Ok(Err(error)) => return Err(malformed(format!("is not a tokenizer: {error}"))),

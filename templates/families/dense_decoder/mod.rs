@@ -4,6 +4,7 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     feasibility,
+    image::{Join, Layout, Source, TILE_COLUMNS, Tensor},
     mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
     model::{Model, Rope},
     workload::Precision,
@@ -69,6 +70,7 @@ impl Mechanism for DenseDecoder {
             qkv_bias: model.qkv_bias,
             qk_norm: model.qk_norm,
         };
+        parts.extend(tensors(model, precision).into_iter().map(Part::Tensor));
         parts.push(Part::Rendered { path: "src/weights.rs", text: weights.render()? });
         parts.push(Part::Rendered { path: "src/forward.rs", text: forward.render()? });
         Ok(parts)
@@ -129,7 +131,13 @@ fn shape(model: &Model) -> Vec<Part> {
         ),
         Part::count("Q_WIDTH", query, "All query heads side by side."),
         Part::count("KV_WIDTH", kv, "All key heads side by side."),
+        Part::count("QKV_WIDTH", query + 2 * kv, "Queries, keys and values side by side."),
         Part::count("INTERMEDIATE", dims.intermediate, "Width inside the MLP (`intermediate_size`)."),
+        Part::count(
+            "GATE_UP_WIDTH",
+            2 * dims.intermediate.next_multiple_of(TILE_COLUMNS),
+            "Gate and what it gates side by side, in whole tiles of sixteen columns.",
+        ),
         Part::count("VOCAB", dims.vocab, "Tokens that there are (`vocab_size`)."),
         Part::Const {
             name: "NORM_EPS",
@@ -150,6 +158,67 @@ fn shape(model: &Model) -> Vec<Part> {
             why: "Tokens that end an answer (`eos_token_id`).".into(),
         },
     ]
+}
+
+/// The weight image, in the order of a step. `weights.rs` reads it by the same names.
+fn tensors(model: &Model, precision: Precision) -> Vec<Tensor> {
+    let dims = &model.dims;
+    let (panels, rows) = match precision {
+        Precision::F32 => (Layout::F32Panels, Layout::F32Rows),
+        Precision::Bf16 => (Layout::Bf16Panels, Layout::Bf16Rows),
+    };
+    let source = |name: String, rows| Source { name, rows };
+    let table = (dims.vocab, dims.hidden);
+    let embed = if model.tied { panels } else { rows };
+    let mut tensors = vec![Tensor::matrix("embed", "model.embed_tokens.weight", table, embed)];
+    for layer in 0..dims.layers {
+        let ours = |name: &str| format!("layers.{layer}.{name}");
+        let theirs = |name: &str| format!("model.layers.{layer}.{name}");
+        let projections = [("q", dims.query_rows()), ("k", dims.kv_rows()), ("v", dims.kv_rows())];
+        let qkv = |kind: &str| {
+            projections
+                .iter()
+                .map(|(it, rows)| source(theirs(&format!("self_attn.{it}_proj.{kind}")), *rows))
+                .collect()
+        };
+        tensors.push(Tensor::vector(ours("attention_norm"), theirs("input_layernorm.weight"), dims.hidden));
+        tensors.push(Tensor::stack(ours("qkv"), qkv("weight"), dims.hidden, panels));
+        if model.qkv_bias {
+            tensors.push(Tensor::stack(ours("qkv_bias"), qkv("bias"), 1, Layout::F32Plain));
+        }
+        if model.qk_norm {
+            for it in ["q_norm", "k_norm"] {
+                tensors.push(Tensor::vector(
+                    ours(it),
+                    theirs(&format!("self_attn.{it}.weight")),
+                    dims.head_dim,
+                ));
+            }
+        }
+        let o = (dims.hidden, dims.query_rows());
+        tensors.push(Tensor::matrix(ours("o"), theirs("self_attn.o_proj.weight"), o, panels));
+        tensors.push(Tensor::vector(
+            ours("mlp_norm"),
+            theirs("post_attention_layernorm.weight"),
+            dims.hidden,
+        ));
+        let halves =
+            ["gate", "up"].map(|it| source(theirs(&format!("mlp.{it}_proj.weight")), dims.intermediate));
+        tensors.push(Tensor {
+            name: ours("gate_up"),
+            sources: halves.into(),
+            join: Join::Halves,
+            cols: dims.hidden,
+            layout: panels,
+        });
+        let down = (dims.hidden, dims.intermediate);
+        tensors.push(Tensor::matrix(ours("down"), theirs("mlp.down_proj.weight"), down, panels));
+    }
+    tensors.push(Tensor::vector("norm", "model.norm.weight", dims.hidden));
+    if !model.tied {
+        tensors.push(Tensor::matrix("head", "lm_head.weight", table, panels));
+    }
+    tensors
 }
 
 /// The rotary table and its constants: one file for plain frequencies, one for those of Llama 3.1.

@@ -1,242 +1,243 @@
-//! y = x · wᵀ, bf16 weights as they are stored, summed in f32.
+//! y = x · wᵀ in AMX tiles: bf16 weights in panels, activations in one or three bf16 terms, summed in f32.
 //!
-//! Checked against Σₖ x · w in f64: off by less than (K / 16 + 5) · 2⁻²⁴ · Σₖ |x · w|.
+//! Checked against Σₖ x · w in f64: with three terms off by less than (K + 9) · 2⁻²⁴ · Σₖ |x · w|, with one by 2⁻⁸
+//! more.
 //!
-//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Multiply-adds of
-//! sixteen lanes in registers reach 242.
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024. Tiles in registers reach 7750
+//! GFLOP/s; with all four
+//! loaded from L2 for each step, 4800: L2 gives 48 bytes a cycle, and a step of 64 cycles loads 4 KiB.
 //!
-//! * tiles of 4 × 5, the lanes of each cell summed alone: 69, 28 %; the compiler kept the sums in memory
-//! * tiles of 6 × 4, the lanes of four cells summed at once: 146, 60 %
-//! * two weights split by a shift and a mask instead of each widened, and x copied into lines of its own: 165, 68 %;
-//!   140 at K = 3072, where a strip of x no longer fits into L1
+//! * two by two tiles over all of K, one term: 1300 GFLOP/s a thread with weights in L2, both operands from there
+//! * 256 k of a strip of x stay in L1 while eight panels pass: 1850 with weights from memory and every cell stored,
+//!   3300
+//!   from L3 with none stored
+//! * three terms as rows of tiles instead of three products a tile: decoding 20 to 33 GB/s
+//! * the next step's weights fetched ahead where rows are few: 27 to 33 GB/s, the probe reads 29
 //!
-//! Weights lie where their file has them, so most loads of them still cross a line.
-//!
-//! One row reads its weights from memory at 14.6 GB/s, 92 % of what the probe reads; at K = 3072 at 99 %.
+//! With 512 rows, cells that are stored and weights that come from memory take the other half of the time.
 
-use std::arch::x86_64::*;
+use std::arch::asm;
 use std::ops::Range;
 
 use half::bf16;
-use rt::columns::Columns;
+use rt::image::{PANEL, Panels};
 
-/// Bytes of weights that stay in L2 while every row passes over them.
-const PANEL: usize = 512 * 1024;
+use super::operand::Operand;
+use super::tiles::Tiles;
 
-/// `y[r, c] = Σₖ x[r, k] · w[c, k]`, for every row r of `x` (n_rows, K) and c of `cols`, a row of `w` (n_cols, K).
-/// Threads that share `y` pass disjoint `cols`.
-///
-/// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.
-pub fn matmul<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
-    assert!(x.len().is_multiple_of(K), "{} values are no rows of {K}", x.len());
-    assert!(cols.end * K <= w.len() && cols.end <= y.stride(), "columns {cols:?} lie outside");
-    // SAFETY: the server refuses to start on a processor without AVX-512 F; shapes were just checked.
-    unsafe { panels::<K>(x, w, cols, y) }
-}
+/// Rows of a tile.
+const TILE_ROWS: usize = 16;
 
-/// Panel after panel, so that weights come from memory once however many rows there are.
-///
-/// # Safety
-/// `x` is whole rows of K; `w` and `y` have all of `cols`.
-#[target_feature(enable = "avx512f")]
-unsafe fn panels<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
-    let n_rows = x.len() / K;
-    let width = (PANEL / (K * size_of::<bf16>())).next_multiple_of(8);
-    for start in cols.clone().step_by(width) {
-        let panel = start..cols.end.min(start + width);
-        let mut row = 0;
-        // SAFETY: the rows of each strip are rows of `x`, its columns are of `cols`.
-        unsafe {
-            while row + 6 <= n_rows {
-                strip::<K, 6, 4>(x, w, row, panel.clone(), y);
-                row += 6;
-            }
-            if row + 4 <= n_rows {
-                strip::<K, 4, 4>(x, w, row, panel.clone(), y);
-                row += 4;
-            }
-            if row + 2 <= n_rows {
-                strip::<K, 2, 8>(x, w, row, panel.clone(), y);
-                row += 2;
-            }
-            if row < n_rows {
-                strip::<K, 1, 8>(x, w, row, panel, y);
-            }
-        }
-    }
-}
+/// Weights of a tile.
+const TILE: usize = 512;
 
-/// R rows against the columns of a panel, C at a time.
-///
-/// # Safety
-/// As for [`panels`], and `x` has the rows `row..row + R`.
-#[target_feature(enable = "avx512f")]
-unsafe fn strip<const K: usize, const R: usize, const C: usize>(
-    x: &[f32],
-    w: &[bf16],
-    row: usize,
-    cols: Range<usize>,
-    y: Columns<'_>,
-) {
-    let mut strip = Strip([[0.0; K]; R]);
-    for (split, x) in strip.0.iter_mut().zip(x[row * K..].chunks_exact(K)) {
-        split_pairs(x, split);
-    }
-    let mut col = cols.start;
-    // SAFETY: the columns of each tile are of `cols`, which the caller of `matmul` gave to this thread alone.
-    unsafe {
-        while col + C <= cols.end {
-            tile::<K, R, C>(&strip, w, row, col, y);
-            col += C;
-        }
-        while col < cols.end {
-            tile::<K, R, 1>(&strip, w, row, col, y);
-            col += 1;
-        }
-    }
-}
+/// Panels that share a strip of x while it is in L1.
+const PANELS: usize = 8;
 
-/// Rows as the tiles read them, each load within one cache line.
+/// Steps of 32 k before the next panel comes: 32 terms of 256 k, and the weights of the step, fit into L1.
+const DEPTH: usize = 8;
+
+/// Sums of two tiles of terms, one above the other, by the columns of a panel.
+#[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Strip<const K: usize, const R: usize>([[f32; K]; R]);
+struct Block([[f32; PANEL]; 2 * TILE_ROWS]);
 
-/// Of each 32 values the even ones, then the odd ones, as [`add_products`] takes weights. A rest of less stays as it
-/// is.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn split_pairs(x: &[f32], split: &mut [f32]) {
-    let ((x, x_rest), (split, split_rest)) = (x.as_chunks::<32>(), split.as_chunks_mut::<32>());
-    for (split, x) in split.iter_mut().zip(x) {
-        for i in 0..16 {
-            (split[i], split[16 + i]) = (x[2 * i], x[2 * i + 1]);
-        }
-    }
-    split_rest.copy_from_slice(x_rest);
-}
-
-/// R × C cells of y, held in registers until they are done. Each has one accumulator, whose lane l takes
-/// k = 2l, 2l + 1, 2l + 32, 2l + 33, … in order: which tile computes a cell does not show in it.
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`:
+/// given
+/// to `finish` as panel, first row, and rows of cells.
 ///
-/// # Safety
-/// `w` and `y` have the columns `col..col + C`, `y` the rows `row..row + R`, and no other thread writes these columns.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn tile<const K: usize, const R: usize, const C: usize>(
-    x: &Strip<K, R>,
-    w: &[bf16],
-    row: usize,
-    col: usize,
-    y: Columns<'_>,
+/// A cell is the sum of its terms, each summed over k in order. It depends on its row and its weights alone: not on the
+/// other rows, nor their number, nor `panels`.
+pub fn matmul<const K: usize, const TERMS: usize>(
+    x: &Operand<K, TERMS>,
+    n_rows: usize,
+    w: &Panels<bf16>,
+    panels: Range<usize>,
+    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
 ) {
-    let w = &w[col * K..][..C * K];
-    let (x_start, w_start) = (x.0.as_flattened().as_ptr(), w.as_ptr());
-    let mut sums = [[_mm512_setzero_ps(); C]; R];
-    let mut k = 0;
-    while k + 32 <= K {
-        for c in 0..C {
-            // The next tile's line, which may lie past the end: rows are too short for the processor to see C streams.
-            _mm_prefetch::<_MM_HINT_T0>(w_start.wrapping_add((C + c) * K + k).cast());
-        }
-        // SAFETY: 32 values from k on, in rows of K.
-        unsafe { add_products(&mut sums, x_start.add(k), K, w_start.add(k), K) };
-        k += 32;
-    }
-    if k < K {
-        // Zeros behind the rest of each row add nothing.
-        let (mut x_rest, mut w_rest) = ([[0.0; 32]; R], [[bf16::ZERO; 32]; C]);
-        for (rest, x) in x_rest.iter_mut().zip(&x.0) {
-            let mut padded = [0.0; 32];
-            padded[..K - k].copy_from_slice(&x[k..]);
-            split_pairs(&padded, rest);
-        }
-        for (rest, w) in w_rest.iter_mut().zip(w.chunks_exact(K)) {
-            rest[..K - k].copy_from_slice(&w[k..]);
-        }
-        // SAFETY: rows of 32.
-        unsafe { add_products(&mut sums, x_rest.as_ptr().cast(), 32, w_rest.as_ptr().cast(), 32) };
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        // SAFETY: no other thread touches these columns.
-        let cells = unsafe { y.row_mut(row + r, col..col + C) };
-        let ((cells, cells_rest), (sums, sums_rest)) = (cells.as_chunks_mut::<4>(), sums.as_chunks::<4>());
-        for (cells, sums) in cells.iter_mut().zip(sums) {
-            *cells = sums_of_lanes(*sums);
-        }
-        for (cell, sum) in cells_rest.iter_mut().zip(sums_rest) {
-            [*cell, ..] = sums_of_lanes([*sum; 4]);
+    assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
+    let tiles = Tiles::configure();
+    // Whole rows to a tile.
+    let half = TILE_ROWS / TERMS;
+    let n_steps = K.div_ceil(32);
+    // A few rows read weights from memory, panel by panel; many have them in L2, and then x is what should stay close.
+    let is_few = n_rows <= 2 * half;
+    let (width, depth) = if is_few { (1, n_steps) } else { (PANELS, DEPTH) };
+    let mut blocks = [Block([[0.0; PANEL]; 2 * TILE_ROWS]); PANELS];
+    for start in panels.clone().step_by(width) {
+        let group = start..panels.end.min(start + width);
+        // What comes next lies behind the group.
+        let mut next = w.tiles(group.clone()).as_ptr_range().end.cast::<u8>();
+        for first_row in (0..n_rows).step_by(2 * half) {
+            let n = (n_rows - first_row).min(2 * half);
+            blocks[..group.len()].fill(Block([[0.0; PANEL]; 2 * TILE_ROWS]));
+            for step in (0..n_steps).step_by(depth) {
+                let steps = depth.min(n_steps - step);
+                for (panel, block) in group.clone().zip(&mut blocks) {
+                    let weights = &w.tiles(panel..panel + 1)[step * 2 * TILE..][..steps * 2 * TILE];
+                    let ahead = weights.as_ptr().wrapping_add(2 * TILE).cast();
+                    match (n <= half, is_few) {
+                        (true, true) => multiply_upper::<K, TERMS, STEP_LINES>(
+                            &tiles, x, first_row, step, weights, ahead, block,
+                        ),
+                        (true, false) => multiply_upper::<K, TERMS, SOME_LINES>(
+                            &tiles, x, first_row, step, weights, next, block,
+                        ),
+                        (false, true) => multiply::<K, TERMS, STEP_LINES>(
+                            &tiles, x, first_row, step, weights, ahead, block,
+                        ),
+                        (false, false) => {
+                            multiply::<K, TERMS, SOME_LINES>(&tiles, x, first_row, step, weights, next, block)
+                        }
+                    }
+                    next = next.wrapping_add(steps * SOME_LINES * 64);
+                }
+            }
+            for (panel, block) in group.clone().zip(&mut blocks) {
+                let cells = &mut block.0;
+                if TERMS > 1 {
+                    for row in 0..n {
+                        cells[row] =
+                            sum_of_terms::<TERMS>(cells, row / half * TILE_ROWS + row % half * TERMS);
+                    }
+                }
+                finish(panel, first_row, &cells[..n]);
+            }
         }
     }
 }
 
-/// Adds the products of 32 k to every accumulator, the even ones first.
-///
-/// # Safety
-/// `x` points to 32 values, split into even and odd, in each of R rows `x_stride` apart; `w` to 32 as stored in each of
-/// C rows `w_stride` apart.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn add_products<const R: usize, const C: usize>(
-    sums: &mut [[__m512; C]; R],
-    x: *const f32,
-    x_stride: usize,
-    w: *const bf16,
-    w_stride: usize,
-) {
-    let mut pairs = [_mm512_setzero_si512(); C];
-    for (c, pairs) in pairs.iter_mut().enumerate() {
-        // SAFETY: row c of C.
-        *pairs = unsafe { _mm512_loadu_si512(w.add(c * w_stride).cast()) };
+/// Cache lines of the weights of a step. Where rows are few, weights come from memory, and all of the next step's are
+/// fetched ahead into L1.
+const STEP_LINES: usize = 32;
+
+/// Cache lines that are fetched ahead into L2 with each step where rows are many: with 512 rows, all of the next group
+/// while this one is computed.
+const SOME_LINES: usize = 2;
+
+/// The smallest first.
+fn sum_of_terms<const TERMS: usize>(cells: &[[f32; PANEL]], first: usize) -> [f32; PANEL] {
+    let mut sums = cells[first + TERMS - 1];
+    for term in cells[first..first + TERMS - 1].iter().rev() {
+        sums.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
     }
-    // SAFETY: the rows are given, and sixteen values in each half of 32.
+    sums
+}
+
+/// Adds the products of some steps of 32 k to both rows of tiles of a block, and fetches LINES lines a step from
+/// `ahead`
+/// on.
+fn multiply<const K: usize, const TERMS: usize, const LINES: usize>(
+    _: &Tiles,
+    x: &Operand<K, TERMS>,
+    first_row: usize,
+    step: usize,
+    weights: &[bf16],
+    ahead: *const u8,
+    block: &mut Block,
+) {
+    let term_bytes = Operand::<K, TERMS>::STRIDE * size_of::<bf16>();
+    let n_steps = weights.len() / (2 * TILE);
+    assert!(n_steps > 0 && step + n_steps <= K.div_ceil(32), "no steps {step} + {n_steps} of {K}");
+    let upper = x.row_ptr(first_row).wrapping_add(step * 64);
+    // SAFETY: tiles are configured; x has rows of terms for two tiles from its row on, `n_steps` lines of each from
+    // `step` on; weights are two tiles for each step, and what is ahead is only fetched; a block is four tiles.
     unsafe {
-        add_half(sums, x, x_stride, pairs.map(|pairs| _mm512_slli_epi32::<16>(pairs)));
-        let upper = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
-        add_half(sums, x.add(16), x_stride, pairs.map(|pairs| _mm512_and_si512(pairs, upper)));
+        asm!(
+            "tileloadd tmm0, [{cells} + {line}*2]",
+            "tileloadd tmm1, [{cells} + {line}*2 + 64]",
+            "tileloadd tmm2, [{cells} + {line}*2 + 2048]",
+            "tileloadd tmm3, [{cells} + {line}*2 + 2112]",
+            "2:",
+            "tileloadd tmm6, [{weights} + {line}*1]",
+            "tileloadd tmm4, [{upper} + {term}*1]",
+            "tileloadd tmm7, [{weights} + {line}*1 + 1024]",
+            "tileloadd tmm5, [{lower} + {term}*1]",
+            ".rept {lines}",
+            ".if {lines} > 2",
+            "prefetcht0 [{ahead}]",
+            ".else",
+            "prefetcht1 [{ahead}]",
+            ".endif",
+            "add {ahead}, 64",
+            ".endr",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {upper}, 64",
+            "add {lower}, 64",
+            "add {weights}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{cells} + {line}*2], tmm0",
+            "tilestored [{cells} + {line}*2 + 64], tmm1",
+            "tilestored [{cells} + {line}*2 + 2048], tmm2",
+            "tilestored [{cells} + {line}*2 + 2112], tmm3",
+            cells = in(reg) block.0.as_mut_ptr(),
+            line = in(reg) 64_usize,
+            weights = inout(reg) weights.as_ptr() => _,
+            upper = inout(reg) upper => _,
+            lower = inout(reg) upper.wrapping_add(TILE_ROWS / TERMS * TERMS * term_bytes) => _,
+            term = in(reg) term_bytes,
+            steps = inout(reg) n_steps => _,
+            ahead = inout(reg) ahead => _,
+            lines = const LINES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }
 
-/// Adds sixteen products to every accumulator.
-///
-/// # Safety
-/// `x` points to sixteen values in each of R rows `x_stride` apart.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn add_half<const R: usize, const C: usize>(
-    sums: &mut [[__m512; C]; R],
-    x: *const f32,
-    x_stride: usize,
-    weights: [__m512i; C],
+/// The same for the upper row of tiles alone.
+fn multiply_upper<const K: usize, const TERMS: usize, const LINES: usize>(
+    _: &Tiles,
+    x: &Operand<K, TERMS>,
+    first_row: usize,
+    step: usize,
+    weights: &[bf16],
+    ahead: *const u8,
+    block: &mut Block,
 ) {
-    for (r, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: row r of R.
-        let x = unsafe { _mm512_loadu_ps(x.add(r * x_stride)) };
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum = _mm512_fmadd_ps(x, _mm512_castsi512_ps(weights), *sum);
-        }
+    let term_bytes = Operand::<K, TERMS>::STRIDE * size_of::<bf16>();
+    let n_steps = weights.len() / (2 * TILE);
+    assert!(n_steps > 0 && step + n_steps <= K.div_ceil(32), "no steps {step} + {n_steps} of {K}");
+    // SAFETY: as for `multiply`.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{cells} + {line}*2]",
+            "tileloadd tmm1, [{cells} + {line}*2 + 64]",
+            "2:",
+            "tileloadd tmm6, [{weights} + {line}*1]",
+            "tileloadd tmm7, [{weights} + {line}*1 + 1024]",
+            "tileloadd tmm4, [{upper} + {term}*1]",
+            ".rept {lines}",
+            ".if {lines} > 2",
+            "prefetcht0 [{ahead}]",
+            ".else",
+            "prefetcht1 [{ahead}]",
+            ".endif",
+            "add {ahead}, 64",
+            ".endr",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {upper}, 64",
+            "add {weights}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{cells} + {line}*2], tmm0",
+            "tilestored [{cells} + {line}*2 + 64], tmm1",
+            cells = in(reg) block.0.as_mut_ptr(),
+            line = in(reg) 64_usize,
+            weights = inout(reg) weights.as_ptr() => _,
+            upper = inout(reg) x.row_ptr(first_row).wrapping_add(step * 64) => _,
+            term = in(reg) term_bytes,
+            steps = inout(reg) n_steps => _,
+            ahead = inout(reg) ahead => _,
+            lines = const LINES,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
-}
-
-/// Each vector's lanes, l added to l + 8, then to l + 4, l + 2 and l + 1. Four at once take a third of the shuffles.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn sums_of_lanes([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-    // Halves: the lower half of each result is of the first vector, the upper half of the second.
-    let fold = |a, b| {
-        _mm512_add_ps(
-            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
-            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
-        )
-    };
-    let (ab, cd) = (fold(a, b), fold(c, d));
-    // Quarters: a, b, c, d.
-    let abcd = _mm512_add_ps(
-        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-    );
-    let pairs = _mm512_add_ps(abcd, _mm512_permute_ps::<0b01_00_11_10>(abcd));
-    let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
-    let mut each = [0.0; 4];
-    // SAFETY: four lanes are stored, one of each quarter.
-    unsafe { _mm512_mask_compressstoreu_ps(each.as_mut_ptr(), 0b0001_0001_0001_0001, sums) };
-    each
 }

@@ -6,70 +6,117 @@ mod activation;
 mod attention;
 mod matmul;
 mod norm;
+mod operand;
 mod rope;
+mod tiles;
 
 use std::ops::Range;
 
-use rt::{checkpoint::Matrix, columns::Columns, pool::Pool};
+use rt::{
+    columns::{Columns, PerRow},
+    image::{PANEL, Panels},
+    pool::Pool,
+};
 
-pub use self::{activation::silu_mul, norm::rms_norm, rope::rotate};
+use self::activation::silu_mul;
+pub use self::{norm::rms_norm, rope::rotate};
 use crate::{
     kv::LayerCache,
     scheduler::Row,
     sequence::Sequence,
-    shape::{BLOCK, GROUP, HEAD_DIM, MAX_CONTEXT, N_KV_HEADS, Q_WIDTH},
+    shape::{BLOCK, GROUP, HEAD_DIM, MAX_CONTEXT, N_KV_HEADS, Q_WIDTH, QKV_WIDTH, TERMS},
     weights::Weight,
 };
 
-/// Multiplies rows `x` (n, K) by `N` matrices (cols, K) each into its own `y` (n, cols), in one parallel region.
-pub fn linear<const K: usize, const N: usize>(
-    pool: &Pool,
-    x: &[f32],
-    products: [(&Matrix<Weight>, &mut [f32]); N],
-) {
-    let products = products.map(|(w, y)| (w, Columns::new(y, w.rows()), pool.pieces(w.rows())));
-    let n_tasks = products.iter().map(|(_, _, pieces)| pieces.count()).sum();
-    pool.run(n_tasks, |_, mut task| {
-        for (w, y, pieces) in &products {
-            if let Some(cols) = pieces.get(task) {
-                return matmul::matmul::<K>(x, w, cols, *y);
-            }
-            task -= pieces.count();
-        }
+/// The left operand of a product.
+pub type Operand<const K: usize> = operand::Operand<K, TERMS>;
+
+/// y (n, cols) = x · wᵀ
+pub fn linear<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
+    let y = Columns::new(y, w.rows());
+    multiply(pool, n, x, w, |row, cols, cells| {
+        // SAFETY: a panel is one task's, and nobody else has its columns.
+        unsafe { y.row_mut(row, cols) }.copy_from_slice(cells);
     });
 }
 
-/// Calls `work` for each of `n` rows, with its index and its part of every matrix (n, width), spread over the threads.
-pub fn each_row<const N: usize>(
+/// y (n, cols) += x · wᵀ
+pub fn linear_add<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
+    let y = Columns::new(y, w.rows());
+    multiply(pool, n, x, w, |row, cols, cells| {
+        // SAFETY: as above.
+        let y = unsafe { y.row_mut(row, cols) };
+        y.iter_mut().zip(cells).for_each(|(y, cell)| *y += cell);
+    });
+}
+
+/// y (n, N) = silu(x · gateᵀ) · (x · upᵀ), where the panels of `w` have sixteen columns of each.
+pub fn linear_gated<const K: usize, const N: usize>(
     pool: &Pool,
     n: usize,
-    matrices: [(&mut [f32], usize); N],
-    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
+    x: &Operand<K>,
+    w: &Panels<Weight>,
+    y: &mut Operand<N>,
 ) {
-    let matrices = matrices.map(|(matrix, width)| Columns::new(matrix, width));
+    let y = y.rows();
+    multiply(pool, n, x, w, |row, cols, cells| {
+        let (gate, up) = cells.split_at(PANEL / 2);
+        let (mut gated, first) = ([0.0; PANEL / 2], cols.start / 2);
+        gated.copy_from_slice(gate);
+        silu_mul(&mut gated, up);
+        // SAFETY: as above; the columns of a panel are sixteen of y.
+        unsafe { y.set_part(row, first, &gated[..gated.len().min(N - first)]) };
+    });
+}
+
+/// Multiplies the first `n` rows of `x` by all panels of `w`, and gives every row of each panel to `finish`: the row,
+/// its
+/// columns and their cells.
+fn multiply<const K: usize>(
+    pool: &Pool,
+    n: usize,
+    x: &Operand<K>,
+    w: &Panels<Weight>,
+    finish: impl Fn(usize, Range<usize>, &[f32]) + Sync,
+) {
+    let pieces = pool.pieces(w.count(), 1);
+    pool.run(pieces.count(), |_, task| {
+        let Some(panels) = pieces.get(task) else { return };
+        matmul::matmul(x, n, w, panels, |panel, first_row, cells| {
+            let cols = panel * PANEL..w.rows().min((panel + 1) * PANEL);
+            for (i, cells) in cells.iter().enumerate() {
+                finish(first_row + i, cols.clone(), &cells[..cols.len()]);
+            }
+        });
+    });
+}
+
+/// Calls `work` for each of `n` rows, with its index and its part of `parts`, spread over the threads.
+pub fn each_row<P: PerRow + Sync>(pool: &Pool, n: usize, parts: P, work: impl Fn(usize, P::Row) + Sync) {
     let compute = |rows: Range<usize>| {
         for row_idx in rows {
-            // SAFETY: a row is in one piece, and the matrices are different ones.
-            work(row_idx, matrices.map(|matrix| unsafe { matrix.row_mut(row_idx, 0..matrix.stride()) }));
+            // SAFETY: a row is in one piece.
+            work(row_idx, unsafe { parts.row(row_idx) });
         }
     };
-    // Pieces are whole groups of eight: as few rows are one thread's, and done before the others would wake.
+    // Few rows are done by one thread before the others would wake.
     if n <= 8 {
         return compute(0..n);
     }
-    let pieces = pool.pieces(n);
+    let pieces = pool.pieces(n, 8);
     pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(compute));
 }
 
 /// Attends every row to the positions its sequence has stored so far.
 ///
-/// `query` and `out` are (n, Q_WIDTH), `scores` is scratch of (threads, GROUP * MAX_CONTEXT).
+/// `qkv` is (n, QKV_WIDTH), queries first; `out` is (n, Q_WIDTH); `scores` is scratch of (threads, GROUP *
+/// MAX_CONTEXT).
 pub fn attention(
     pool: &Pool,
     rows: &[Row],
     running: &[Sequence],
     cache: &LayerCache,
-    query: &[f32],
+    qkv: &[f32],
     scores: &mut [f32],
     out: &mut [f32],
 ) {
@@ -86,7 +133,7 @@ pub fn attention(
         // SAFETY: no two tasks have the same row and heads.
         let out = unsafe { out.row_mut(row_idx, cols.clone()) };
         attention::attend::<HEAD_DIM, GROUP, BLOCK>(
-            &query[row_idx * Q_WIDTH..][cols],
+            &qkv[row_idx * QKV_WIDTH..][cols],
             &cache.keys,
             &cache.values,
             &running[row.sequence].table,
@@ -102,5 +149,10 @@ pub fn attention(
 /// Refuses a processor that the kernels cannot run on.
 pub fn check_processor() -> anyhow::Result<()> {
     anyhow::ensure!(is_x86_feature_detected!("avx512f"), "this binary needs a processor with avx512f");
+    anyhow::ensure!(is_x86_feature_detected!("avx512bf16"), "this binary needs a processor with avx512bf16");
+    anyhow::ensure!(
+        tiles::allowed(),
+        "this binary needs a processor with AMX, and a system that lets it be used"
+    );
     Ok(())
 }

@@ -272,6 +272,7 @@ pub(crate) fn artifact(binary: &str) -> Artifact {
         binary: "/nowhere/quickstart".into(),
         binary_digest: binary.into(),
         model_dir: "/nowhere/model".into(),
+        weights: "/nowhere/weights".into(),
         spec_digest: "5bec".into(),
         plan_digest: "91a4".into(),
         weights_digest: "3e16".into(),

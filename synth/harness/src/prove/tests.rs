@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use synth::image::Recipe;
 use synth::model::Model;
 use synth::workload::Workload;
 
@@ -24,6 +25,13 @@ fn workload(folder: &Path) -> Workload {
     Workload::parse(&folder.join("stand_in.yaml"), &spec).expect("the spec is valid")
 }
 
+/// A whole image of the model, though of no tensors: the stand-in reads the model folder.
+fn image(model: &Model) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("savile-{}-stand-in.weights", std::process::id()));
+    crate::image::ensure(model, &Recipe::default(), &path, &|_, _| ()).expect("it can be written");
+    path
+}
+
 async fn prove_stand_in(flaw: Flaw) -> Proof {
     let folder = fixtures().join("models/qwen2");
     let model = Model::read(&folder).expect("the fixture is a model");
@@ -34,6 +42,7 @@ async fn prove_stand_in(flaw: Flaw) -> Proof {
         binary: PathBuf::new(),
         binary_digest: "00".into(),
         model_dir: folder.clone(),
+        weights: image(&model),
         spec_digest: workload.digest.clone(),
         plan_digest: "11".into(),
         weights_digest: model.digests().expect("the fixture can be read").weights.clone(),

@@ -1,12 +1,12 @@
 use synth_macros::Weights;
 
-struct Matrix<T>(T);
+struct Panels<T>(T);
 
 #[derive(Weights)]
 struct Layer {
     /// (ROWS, COLS)
     #[weight("q.weight", rows = ROWS)]
-    q: Matrix<f32>,
+    q: Panels<f32>,
     #[weight("norm.weight")]
     norm: Vec<f32>,
     /// (COLS)

@@ -1,6 +1,6 @@
 use synth_macros::Weights;
 
-struct Matrix<T>(T);
+struct Panels<T>(T);
 
 #[derive(Weights)]
 struct Layer {

@@ -1,6 +1,6 @@
 use synth_macros::Weights;
 
-struct Matrix<T>(T);
+struct Panels<T>(T);
 
 #[derive(Weights)]
 struct Layer(Vec<f32>);
@@ -9,7 +9,7 @@ struct Layer(Vec<f32>);
 struct Generic<T> {
     /// (ROWS, COLS)
     #[weight("q", rows = ROWS, cols = COLS)]
-    q: Matrix<T>,
+    q: Panels<T>,
 }
 
 #[derive(Weights)]

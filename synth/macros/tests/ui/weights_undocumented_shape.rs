@@ -1,14 +1,14 @@
 use synth_macros::Weights;
 
-struct Matrix<T>(T);
+struct Panels<T>(T);
 
 #[derive(Weights)]
 struct Layer {
     #[weight("q.weight", rows = ROWS, cols = COLS)]
-    q: Matrix<f32>,
+    q: Panels<f32>,
     /// (COLS, ROWS)
     #[weight("k.weight", rows = ROWS, cols = 2 * COLS)]
-    k: Matrix<f32>,
+    k: Panels<f32>,
     /// One per column.
     #[weight("norm.weight", len = COLS)]
     norm: Vec<f32>,

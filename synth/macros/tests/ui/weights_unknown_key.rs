@@ -1,12 +1,12 @@
 use synth_macros::Weights;
 
-struct Matrix<T>(T);
+struct Panels<T>(T);
 
 #[derive(Weights)]
 struct Layer {
     /// (ROWS, COLS)
     #[weight("q.weight", row = ROWS, columns = COLS)]
-    q: Matrix<f32>,
+    q: Panels<f32>,
     /// (COLS)
     #[weight(norm.weight, len = COLS)]
     norm: Vec<f32>,

@@ -1,6 +1,6 @@
 use synth_macros::Weights;
 
-struct Matrix<T>(T);
+struct Panels<T>(T);
 
 #[derive(Weights)]
 struct Layer {
@@ -9,12 +9,12 @@ struct Layer {
     q: Vec<f32>,
     /// (COLS)
     #[weight("norm.weight", len = COLS)]
-    norm: Matrix<f32>,
+    norm: Panels<f32>,
     /// (COLS)
     #[weight("bias", len = COLS)]
     bias: Vec<f64>,
     #[weight(each = 2)]
-    layers: [Matrix<f32>; 2],
+    layers: [Panels<f32>; 2],
 }
 
 fn main() {}

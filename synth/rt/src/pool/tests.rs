@@ -61,7 +61,7 @@ fn writes_of_a_region_are_seen_after_it() {
     let mut values = vec![0.0_f32; 64];
     for region in 0..5_000 {
         let columns = crate::columns::Columns::new(&mut values, 64);
-        let pieces = pool.pieces(64);
+        let pieces = pool.pieces(64, 8);
         pool.run(pieces.count(), |_, task| {
             // SAFETY: pieces are disjoint.
             let mine = unsafe { columns.row_mut(0, pieces.get(task).expect("a task for each piece")) };
@@ -91,7 +91,7 @@ fn pieces_tile_the_range_in_groups_of_eight() {
     for n_threads in 1..9 {
         let pool = Pool::new(n_threads);
         for n in [0, 1, 7, 8, 9, 63, 64, 65, 1000, 4096] {
-            let pieces = pool.pieces(n);
+            let pieces = pool.pieces(n, 8);
             let ranges: Vec<_> = (0..pieces.count()).filter_map(|idx| pieces.get(idx)).collect();
             assert_eq!(ranges.len(), pieces.count());
             assert!(pieces.get(pieces.count()).is_none() && pieces.count() <= 2 * n_threads);

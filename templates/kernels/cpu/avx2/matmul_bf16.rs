@@ -1,191 +1,98 @@
-//! y = x · wᵀ, bf16 weights as they are stored, summed in f32.
+//! y = x · wᵀ with bf16 weights in panels, widened in registers, AVX2.
 //!
-//! Checked against Σₖ x · w in f64: off by less than (K / 8 + 5) · 2⁻²⁴ · Σₖ |x · w|.
+//! Checked against Σₖ x · w in f64: off by less than (K + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Multiply-adds of
-//! eight lanes in registers reach 121.
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach 483 GFLOP/s, the probe
+//! reads 29 GB/s.
 //!
-//! * plain Rust (`scalar/`): 5, 4 %
-//! * tiles of 4 × 3: 90, 74 %; the same at K = 3072
-//!
-//! One row reads its weights from memory at 14.7 GB/s, 92 % of what the probe reads; at K = 3072 at 99 %.
+//! * panels, strips of 2 rows, the next pair of tiles fetched ahead: 193 GFLOP/s with 512 rows, 40 % of AVX-512's
+//!   arithmetic; 33 GB/s with one row, 14 with 8
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use half::bf16;
-use rt::columns::Columns;
+use rt::image::{PANEL, Panels};
 
-/// Bytes of weights that stay in L2 while every row passes over them.
-const PANEL: usize = 256 * 1024;
+use super::operand::Operand;
 
-/// Weights in one cache line.
-const LINE: usize = 64 / size_of::<bf16>();
+/// Sixteen pairs of k by sixteen columns.
+const TILE: usize = 512;
 
-/// `y[r, c] = Σₖ x[r, k] · w[c, k]`, for every row r of `x` (n_rows, K) and c of `cols`, a row of `w` (n_cols, K).
-/// Threads that share `y` pass disjoint `cols`.
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
+/// to `finish` as panel, first row, and rows of cells.
 ///
-/// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.
-pub fn matmul<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
-    assert!(x.len().is_multiple_of(K), "{} values are no rows of {K}", x.len());
-    assert!(cols.end * K <= w.len() && cols.end <= y.stride(), "columns {cols:?} lie outside");
-    // SAFETY: the server refuses to start on a processor without AVX2 and FMA; shapes were just checked.
-    unsafe { panels::<K>(x, w, cols, y) }
-}
-
-/// Panel after panel, so that weights come from memory once however many rows there are.
-///
-/// # Safety
-/// `x` is whole rows of K; `w` and `y` have all of `cols`.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn panels<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
-    let n_rows = x.len() / K;
-    let width = (PANEL / (K * size_of::<bf16>())).next_multiple_of(8);
-    for start in cols.clone().step_by(width) {
-        let panel = start..cols.end.min(start + width);
+/// A cell is summed over k in order, and depends on its row and its weights alone: not on the other rows, nor their
+/// number, nor `panels`.
+pub fn matmul<const K: usize>(
+    x: &Operand<K>,
+    n_rows: usize,
+    w: &Panels<bf16>,
+    panels: Range<usize>,
+    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+) {
+    for panel in panels {
+        let tiles = w.tiles(panel..panel + 1);
         let mut row = 0;
-        // SAFETY: the rows of each strip are rows of `x`, its columns are of `cols`.
+        // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
         unsafe {
-            while row + 4 <= n_rows {
-                strip::<K, 4, 3>(x, w, row, panel.clone(), y);
-                row += 4;
-            }
-            if row + 2 <= n_rows {
-                strip::<K, 2, 4>(x, w, row, panel.clone(), y);
+            while row + 2 <= n_rows {
+                finish(panel, row, &strip::<K, 2>(x, row, tiles));
                 row += 2;
             }
             if row < n_rows {
-                strip::<K, 1, 8>(x, w, row, panel, y);
+                finish(panel, row, &strip::<K, 1>(x, row, tiles));
             }
         }
     }
 }
 
-/// R rows against the columns of a panel, C at a time.
-///
-/// # Safety
-/// As for [`panels`], and `x` has the rows `row..row + R`.
+/// R rows by the columns of a panel, held in registers until they are done.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn strip<const K: usize, const R: usize, const C: usize>(
-    x: &[f32],
-    w: &[bf16],
-    row: usize,
-    cols: Range<usize>,
-    y: Columns<'_>,
-) {
-    let x = &x[row * K..][..R * K];
-    let mut col = cols.start;
-    // SAFETY: the columns of each tile are of `cols`, which the caller of `matmul` gave to this thread alone.
-    unsafe {
-        while col + C <= cols.end {
-            tile::<K, R, C>(x, w, row, col, y);
-            col += C;
-        }
-        while col < cols.end {
-            tile::<K, R, 1>(x, w, row, col, y);
-            col += 1;
+fn strip<const K: usize, const R: usize>(x: &Operand<K>, row: usize, tiles: &[bf16]) -> [[f32; PANEL]; R] {
+    let mut rows: [&[f32]; R] = [&[]; R];
+    for (r, values) in rows.iter_mut().enumerate() {
+        *values = x.row(row + r);
+    }
+    let mut sums = [[_mm256_setzero_ps(); 4]; R];
+    for (pair_idx, pair) in tiles.chunks_exact(2 * TILE).enumerate() {
+        let (left, right) = pair.split_at(TILE);
+        let n_cells = (K - 32 * pair_idx).div_ceil(2).min(16);
+        for cell in 0..n_cells {
+            for tile in [left, right] {
+                // The same cell of the next pair, which may lie past the end.
+                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(2 * TILE + 32 * cell).cast());
+            }
+            for (quarter, tile) in [left, left, right, right].into_iter().enumerate() {
+                // SAFETY: a cell of a tile is sixteen columns of two.
+                let pairs =
+                    unsafe { _mm256_loadu_si256(tile.as_ptr().add(32 * cell + quarter % 2 * 16).cast()) };
+                // A bf16 is the upper half of an f32.
+                let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
+                let upper = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
+                let odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    let k = 32 * pair_idx + 2 * cell;
+                    let sum = &mut sums[quarter];
+                    *sum = _mm256_fmadd_ps(_mm256_set1_ps(row[k]), even, *sum);
+                    *sum = _mm256_fmadd_ps(_mm256_set1_ps(row[k + 1]), odd, *sum);
+                }
+            }
         }
     }
+    cells(sums)
 }
 
-/// R × C cells of y, held in registers until they are done. Each has one accumulator, whose lane l takes
-/// k = l, l + 8, … in order: which tile computes a cell does not show in it.
-///
-/// # Safety
-/// `x` is R rows of K; `w` and `y` have the columns `col..col + C`, and no other thread writes these.
+/// The lanes of each sum, in the order of columns.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const K: usize, const R: usize, const C: usize>(
-    x: &[f32],
-    w: &[bf16],
-    row: usize,
-    col: usize,
-    y: Columns<'_>,
-) {
-    let w = &w[col * K..][..C * K];
-    let (x_start, w_start) = (x.as_ptr(), w.as_ptr());
-    let mut sums = [[_mm256_setzero_ps(); C]; R];
-    let mut k = 0;
-    while k + LINE <= K {
-        for c in 0..C {
-            // The next tile's line, which may lie past the end: rows are too short for the processor to see C streams.
-            _mm_prefetch::<_MM_HINT_T0>(w_start.wrapping_add((C + c) * K + k).cast());
-        }
-        for k in (k..k + LINE).step_by(8) {
-            // SAFETY: 8 values from k on, in rows of K.
-            unsafe { add_products(&mut sums, x_start.add(k), K, w_start.add(k), K) };
-        }
-        k += LINE;
-    }
-    while k + 8 <= K {
-        // SAFETY: 8 values from k on, in rows of K.
-        unsafe { add_products(&mut sums, x_start.add(k), K, w_start.add(k), K) };
-        k += 8;
-    }
-    if k < K {
-        // Zeros behind the rest of each row add nothing.
-        let (mut x_rest, mut w_rest) = ([[0.0; 8]; R], [[bf16::ZERO; 8]; C]);
-        for (rest, x) in x_rest.iter_mut().zip(x.chunks_exact(K)) {
-            rest[..K - k].copy_from_slice(&x[k..]);
-        }
-        for (rest, w) in w_rest.iter_mut().zip(w.chunks_exact(K)) {
-            rest[..K - k].copy_from_slice(&w[k..]);
-        }
-        // SAFETY: rows of 8.
-        unsafe { add_products(&mut sums, x_rest.as_ptr().cast(), 8, w_rest.as_ptr().cast(), 8) };
-    }
-    for (r, sums) in sums.into_iter().enumerate() {
-        for (c, sum) in sums.into_iter().enumerate() {
-            // SAFETY: no other thread writes this column.
-            unsafe { y.write(row + r, col + c, sum_of_lanes(sum)) };
+fn cells<const R: usize>(sums: [[__m256; 4]; R]) -> [[f32; PANEL]; R] {
+    let mut cells = [[0.0; PANEL]; R];
+    for (cells, sums) in cells.iter_mut().zip(sums) {
+        for (cells, sum) in cells.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+            // SAFETY: eight cells.
+            unsafe { _mm256_storeu_ps(cells.as_mut_ptr(), sum) }
         }
     }
-}
-
-/// Adds the products of eight k to every accumulator.
-///
-/// # Safety
-/// `x` points to eight values in each of R rows `x_stride` apart, `w` in each of C rows `w_stride` apart.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_products<const R: usize, const C: usize>(
-    sums: &mut [[__m256; C]; R],
-    x: *const f32,
-    x_stride: usize,
-    w: *const bf16,
-    w_stride: usize,
-) {
-    let mut weights = [_mm256_setzero_ps(); C];
-    for (c, weights) in weights.iter_mut().enumerate() {
-        // SAFETY: row c of C.
-        *weights = unsafe { widen(w.add(c * w_stride)) };
-    }
-    for (r, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: row r of R.
-        let x = unsafe { _mm256_loadu_ps(x.add(r * x_stride)) };
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum = _mm256_fmadd_ps(x, weights, *sum);
-        }
-    }
-}
-
-/// Eight bf16 as f32: a bf16 is the upper half of the f32 it stands for.
-///
-/// # Safety
-/// `halves` points to 8 values.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn widen(halves: *const bf16) -> __m256 {
-    // SAFETY: 8 values are 128 bits.
-    let halves = unsafe { _mm_loadu_si128(halves.cast()) };
-    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
-}
-
-/// ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)), by lane.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn sum_of_lanes(v: __m256) -> f32 {
-    let quad = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    let pair = _mm_add_ps(quad, _mm_movehl_ps(quad, quad));
-    _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+    cells
 }

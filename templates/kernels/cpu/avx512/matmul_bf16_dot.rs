@@ -1,219 +1,107 @@
-//! y = x · wᵀ, bf16 weights as they are stored, times activations rounded to bf16, summed in f32.
+//! y = x · wᵀ in AVX-512 BF16 dot products: bf16 weights in panels, activations rounded to bf16, summed in f32.
 //!
-//! Checked against Σₖ x · w in f64: off by less than (2⁻⁸ + (K / 16 + 5) · 2⁻²⁴) · Σₖ |x · w|, where 2⁻⁸ is what
-//! rounding the activations costs.
+//! Checked against Σₖ x · w in f64: off by less than (2⁻⁸ + (K + 5) · 2⁻²⁴) · Σₖ |x · w|.
 //!
-//! One thread of an Intel Xeon, best of sixty runs: GFLOP/s of 64 rows by 1024 columns at K = 1024. Dot products in registers
-//! reach 120 there, half of what multiply-adds of f32 reach: one takes as long as four of these.
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach 483 GFLOP/s, the probe
+//! reads 29 GB/s.
 //!
-//! * tiles of 4 × 5, the lanes of each cell summed alone: 108, 90 %; 101 at K = 3072
-//! * tiles of 6 × 4, the lanes of four cells summed at once, x rounded into lines of its own: 109, 91 %; 108 at K = 3072
+//! * panels, strips of 8 rows: 227 GFLOP/s with 512 rows, 11 GB/s with 8, 30 with one
 //!
-//! So `matmul_bf16.rs` is faster on such a processor, and rounds nothing.
-//! One row reads its weights from memory at 14.8 GB/s, 93 % of what the probe reads; at K = 3072 as fast as the probe.
+//! This processor issues a dot product in the time of four multiply-adds: the arithmetic is no faster than f32's, and AMX
+//! has it for nothing. Where dot products issue each cycle they are twice as fast.
 
 use std::arch::x86_64::*;
-use std::mem::transmute;
 use std::ops::Range;
 
 use half::bf16;
-use rt::columns::Columns;
+use rt::image::{PANEL, Panels};
 
-/// Bytes of weights that stay in L2 while every row passes over them.
-const PANEL: usize = 512 * 1024;
+use super::operand::Operand;
 
-/// `y[r, c] = Σₖ bf16(x[r, k]) · w[c, k]`, for every row r of `x` (n_rows, K) and c of `cols`, a row of `w`
-/// (n_cols, K). Threads that share `y` pass disjoint `cols`.
+/// Sixteen pairs of k by sixteen columns.
+const TILE: usize = 512;
+
+/// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
+/// to `finish` as panel, first row, and rows of cells.
 ///
-/// A cell depends on its row and its weights alone: not on the other rows, nor their number, nor `cols`.
-pub fn matmul<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
-    assert!(x.len().is_multiple_of(K), "{} values are no rows of {K}", x.len());
-    assert!(cols.end * K <= w.len() && cols.end <= y.stride(), "columns {cols:?} lie outside");
-    // SAFETY: the server refuses to start on a processor without AVX-512 F and BF16; shapes were just checked.
-    unsafe { panels::<K>(x, w, cols, y) }
-}
-
-/// Panel after panel, so that weights come from memory once however many rows there are.
-///
-/// # Safety
-/// `x` is whole rows of K; `w` and `y` have all of `cols`.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn panels<const K: usize>(x: &[f32], w: &[bf16], cols: Range<usize>, y: Columns<'_>) {
-    let n_rows = x.len() / K;
-    let width = (PANEL / (K * size_of::<bf16>())).next_multiple_of(8);
-    for start in cols.clone().step_by(width) {
-        let panel = start..cols.end.min(start + width);
+/// A cell is summed over pairs of k in order, and depends on its row and its weights alone: not on the other rows, nor their
+/// number, nor `panels`.
+pub fn matmul<const K: usize>(
+    x: &Operand<K, 1>,
+    n_rows: usize,
+    w: &Panels<bf16>,
+    panels: Range<usize>,
+    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+) {
+    assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
+    for panel in panels {
+        let tiles = w.tiles(panel..panel + 1);
         let mut row = 0;
-        // SAFETY: the rows of each strip are rows of `x`, its columns are of `cols`.
+        // SAFETY: the server refuses to start on a processor without AVX-512 F and BF16.
         unsafe {
-            while row + 6 <= n_rows {
-                strip::<K, 6, 4>(x, w, row, panel.clone(), y);
-                row += 6;
+            while row + 8 <= n_rows {
+                finish(panel, row, &strip::<K, 8>(x, row, tiles));
+                row += 8;
             }
             if row + 4 <= n_rows {
-                strip::<K, 4, 4>(x, w, row, panel.clone(), y);
+                finish(panel, row, &strip::<K, 4>(x, row, tiles));
                 row += 4;
             }
             if row + 2 <= n_rows {
-                strip::<K, 2, 8>(x, w, row, panel.clone(), y);
+                finish(panel, row, &strip::<K, 2>(x, row, tiles));
                 row += 2;
             }
             if row < n_rows {
-                strip::<K, 1, 8>(x, w, row, panel, y);
+                finish(panel, row, &strip::<K, 1>(x, row, tiles));
             }
         }
     }
 }
 
-/// R rows against the columns of a panel, C at a time.
-///
-/// # Safety
-/// As for [`panels`], and `x` has the rows `row..row + R`.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn strip<const K: usize, const R: usize, const C: usize>(
-    x: &[f32],
-    w: &[bf16],
-    row: usize,
-    cols: Range<usize>,
-    y: Columns<'_>,
-) {
-    let mut strip = Strip([[bf16::ZERO; K]; R]);
-    round(&x[row * K..][..R * K], strip.0.as_flattened_mut());
-    let mut col = cols.start;
-    // SAFETY: the columns of each tile are of `cols`, which the caller of `matmul` gave to this thread alone.
-    unsafe {
-        while col + C <= cols.end {
-            tile::<K, R, C>(&strip, w, row, col, y);
-            col += C;
-        }
-        while col < cols.end {
-            tile::<K, R, 1>(&strip, w, row, col, y);
-            col += 1;
+/// R rows by the columns of a panel, held in registers until they are done.
+#[target_feature(enable = "avx512f,avx512bf16,avx512bw")]
+fn strip<const K: usize, const R: usize>(x: &Operand<K, 1>, row: usize, tiles: &[bf16]) -> [[f32; PANEL]; R] {
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    let mut rows = [std::ptr::null::<i32>(); R];
+    for (r, values) in rows.iter_mut().enumerate() {
+        *values = x.row_ptr(row + r).cast();
+    }
+    for (pair_idx, pair) in tiles.chunks_exact(2 * TILE).enumerate() {
+        let (left, right) = pair.split_at(TILE);
+        for cell in 0..16 {
+            for tile in [left, right] {
+                // The same cell of the next pair, which may lie past the end.
+                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(2 * TILE + 32 * cell).cast());
+            }
+            // SAFETY: a cell of a tile is sixteen columns of two; a row of x is whole lines of sixteen pairs.
+            unsafe {
+                let weights = [
+                    _mm512_loadu_si512(left.as_ptr().add(32 * cell).cast()),
+                    _mm512_loadu_si512(right.as_ptr().add(32 * cell).cast()),
+                ];
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    let x: __m512bh = std::mem::transmute(_mm512_set1_epi32(*row.add(16 * pair_idx + cell)));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = _mm512_dpbf16_ps(*sum, x, std::mem::transmute::<__m512i, __m512bh>(weights));
+                    }
+                }
+            }
         }
     }
+    cells(sums)
 }
 
-/// Rows as the tiles read them, each load within one cache line.
-#[repr(align(64))]
-struct Strip<const K: usize, const R: usize>([[bf16; K]; R]);
-
-/// To the nearest bf16, ties to even.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn round(x: &[f32], rounded: &mut [bf16]) {
-    let ((x, x_rest), (rounded, rounded_rest)) = (x.as_chunks::<16>(), rounded.as_chunks_mut::<16>());
-    for (rounded, x) in rounded.iter_mut().zip(x) {
-        // SAFETY: 16 values of 32 bits become 16 of 16.
-        *rounded =
-            unsafe { transmute::<__m256bh, [bf16; 16]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()))) };
-    }
-    for (rounded, x) in rounded_rest.iter_mut().zip(x_rest) {
-        *rounded = bf16::from_f32(*x);
-    }
-}
-
-/// R × C cells of y, held in registers until they are done. Each has one accumulator, whose lane l takes
-/// k = 2l + 1, 2l, 2l + 33, 2l + 32, … in order: which tile computes a cell does not show in it.
-///
-/// # Safety
-/// `w` and `y` have the columns `col..col + C`, `y` the rows `row..row + R`, and no other thread writes these columns.
+/// The lanes of each sum, in the order of columns.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const K: usize, const R: usize, const C: usize>(
-    x: &Strip<K, R>,
-    w: &[bf16],
-    row: usize,
-    col: usize,
-    y: Columns<'_>,
-) {
-    let w = &w[col * K..][..C * K];
-    let (x_start, w_start) = (x.0.as_flattened().as_ptr(), w.as_ptr());
-    let mut sums = [[_mm512_setzero_ps(); C]; R];
-    let mut k = 0;
-    while k + 32 <= K {
-        for c in 0..C {
-            // The next tile's line, which may lie past the end: rows are too short for the processor to see C streams.
-            _mm_prefetch::<_MM_HINT_T0>(w_start.wrapping_add((C + c) * K + k).cast());
-        }
-        // SAFETY: 32 values from k on, in rows of K.
-        unsafe { add_products(&mut sums, x_start.add(k), K, w_start.add(k), K) };
-        k += 32;
-    }
-    if k < K {
-        // Zeros behind the rest of each row add nothing.
-        let (mut x_rest, mut w_rest) = ([[bf16::ZERO; 32]; R], [[bf16::ZERO; 32]; C]);
-        for (rest, x) in x_rest.iter_mut().zip(&x.0) {
-            rest[..K - k].copy_from_slice(&x[k..]);
-        }
-        for (rest, w) in w_rest.iter_mut().zip(w.chunks_exact(K)) {
-            rest[..K - k].copy_from_slice(&w[k..]);
-        }
-        // SAFETY: rows of 32.
-        unsafe { add_products(&mut sums, x_rest.as_ptr().cast(), 32, w_rest.as_ptr().cast(), 32) };
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        // SAFETY: no other thread touches these columns.
-        let cells = unsafe { y.row_mut(row + r, col..col + C) };
-        let ((cells, cells_rest), (sums, sums_rest)) = (cells.as_chunks_mut::<4>(), sums.as_chunks::<4>());
-        for (cells, sums) in cells.iter_mut().zip(sums) {
-            *cells = sums_of_lanes(*sums);
-        }
-        for (cell, sum) in cells_rest.iter_mut().zip(sums_rest) {
-            [*cell, ..] = sums_of_lanes([*sum; 4]);
+#[target_feature(enable = "avx512f")]
+fn cells<const R: usize>(sums: [[__m512; 2]; R]) -> [[f32; PANEL]; R] {
+    let mut cells = [[0.0; PANEL]; R];
+    for (cells, [left, right]) in cells.iter_mut().zip(sums) {
+        // SAFETY: a row is two times sixteen cells.
+        unsafe {
+            _mm512_storeu_ps(cells.as_mut_ptr(), left);
+            _mm512_storeu_ps(cells.as_mut_ptr().add(16), right);
         }
     }
-}
-
-/// Adds the products of 32 k to every accumulator, two to each lane.
-///
-/// # Safety
-/// `x` points to 32 values in each of R rows `x_stride` apart, `w` in each of C rows `w_stride` apart.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn add_products<const R: usize, const C: usize>(
-    sums: &mut [[__m512; C]; R],
-    x: *const bf16,
-    x_stride: usize,
-    w: *const bf16,
-    w_stride: usize,
-) {
-    let mut weights = [_mm512_setzero_si512(); C];
-    for (c, weights) in weights.iter_mut().enumerate() {
-        // SAFETY: row c of C.
-        *weights = unsafe { _mm512_loadu_si512(w.add(c * w_stride).cast()) };
-    }
-    for (r, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: row r of R.
-        let x = unsafe { _mm512_loadu_si512(x.add(r * x_stride).cast()) };
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            // SAFETY: `__m512bh` is another name for 512 bits.
-            let (x, weights) =
-                unsafe { (transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(weights)) };
-            *sum = _mm512_dpbf16_ps(*sum, x, weights);
-        }
-    }
-}
-
-/// Each vector's lanes, l added to l + 8, then to l + 4, l + 2 and l + 1. Four at once take a third of the shuffles.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn sums_of_lanes([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-    // Halves: the lower half of each result is of the first vector, the upper half of the second.
-    let fold = |a, b| {
-        _mm512_add_ps(
-            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
-            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
-        )
-    };
-    let (ab, cd) = (fold(a, b), fold(c, d));
-    // Quarters: a, b, c, d.
-    let abcd = _mm512_add_ps(
-        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-    );
-    let pairs = _mm512_add_ps(abcd, _mm512_permute_ps::<0b01_00_11_10>(abcd));
-    let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
-    let mut each = [0.0; 4];
-    // SAFETY: four lanes are stored, one of each quarter.
-    unsafe { _mm512_mask_compressstoreu_ps(each.as_mut_ptr(), 0b0001_0001_0001_0001, sums) };
-    each
+    cells
 }

@@ -50,14 +50,19 @@ const TOOLS: [Tool; 5] = [
         needed_for: "linking, and the tokenizer's C code",
         is_required: true,
     },
-    Tool { name: "c++", args: &["--version"], needed_for: "building llama.cpp", is_required: false },
+    Tool {
+        name: "c++",
+        args: &["--version"],
+        needed_for: "building llama.cpp, and what vLLM compiles",
+        is_required: false,
+    },
     Tool {
         name: "python3",
         args: &[
             "-c",
             "import venv, ensurepip, sys; print('Python', sys.version.split()[0], 'with venv and pip')",
         ],
-        needed_for: "fetching llama.cpp and its build tools",
+        needed_for: "fetching every reference but candle",
         is_required: false,
     },
 ];
@@ -105,9 +110,9 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     for reference in reference::ALL {
         let is_installed = reference.is_installed(&repo::target());
         let state = match is_installed {
-            true => format!("{} is built", reference.version()),
+            true => format!("{} is installed", reference.version()),
             false => {
-                format!("{} is not built; `cargo xtask reference {}`", reference.version(), reference.name())
+                format!("{} is missing; `cargo xtask reference {}`", reference.version(), reference.name())
             }
         };
         ui.print(format_args!("{:<11} {state}", reference.name()));

@@ -77,7 +77,7 @@ pub fn race(
         threads: workload.target.threads,
         context,
         concurrency: workload.traffic.concurrency,
-        precision,
+        format: precision.into(),
         target_dir: repo::target(),
     };
     let contenders = contenders(asked, &job, rules, runtime, ui)?;
@@ -153,6 +153,18 @@ pub fn by_name(name: &str) -> Outcome<&'static dyn Reference> {
     })
 }
 
+/// Program and model, unless the reference has no weights of the format.
+pub fn prepare(
+    reference: &dyn Reference,
+    job: &reference::Job,
+    note: &dyn Fn(&str),
+) -> Result<reference::Prepared, ReferenceError> {
+    match reference.lacks(job.format) {
+        Some(reason) => Err(ReferenceError::Lacks { name: reference.name(), format: job.format, reason }),
+        None => reference.prepare(job, note),
+    }
+}
+
 /// Prepares, tunes and checks one reference.
 fn contender(
     reference: &dyn Reference,
@@ -163,7 +175,7 @@ fn contender(
 ) -> Result<Contender, ReferenceError> {
     let step = ui.step("Prepare", reference.name());
     let note = |what: &str| step.note(what);
-    let prepared = reference.prepare(job, &note)?;
+    let prepared = prepare(reference, job, &note)?;
     let sweep = runtime.block_on(sweep::tune(reference, &prepared, job, &note))?;
     note("asking it what the oracle was asked");
     let agreement = runtime
@@ -174,9 +186,11 @@ fn contender(
             reason,
         })?;
     step.done();
-    let (agreeing, all) = (agreement.n_agreeing, agreement.n_prompts);
-    if agreeing == 0 {
-        let reason = format!("it computes another model: {}", agreement.first.unwrap_or_default());
+    let (agreeing, all) = (agreement.n_agreeing, agreement.n_asked);
+    if !agreement.is_same_model() {
+        let first = agreement.first.unwrap_or_default();
+        let reason =
+            format!("it computes another model: {agreeing} of {all} answers as the oracle's ({first})");
         return Err(ReferenceError::Unsupported {
             name: reference.name(),
             model: job.model_dir.clone(),
@@ -198,7 +212,7 @@ fn contender(
     Ok(Contender {
         name: reference.name().to_owned(),
         version: reference.version().to_owned(),
-        flags: sweep::portable(&launch.args),
+        flags: sweep::flags(&launch),
         wire: reference.wire(),
         launch,
     })
@@ -210,7 +224,7 @@ const N_PROMPTS: usize = 4;
 const N_TOKENS: usize = 8;
 
 /// What the oracle answers to a few prompts, drawn from the model's whole vocabulary.
-fn expected(model: &Model) -> Result<Vec<agreement::Expected>, oracle::OracleError> {
+pub fn expected(model: &Model) -> Result<Vec<agreement::Expected>, oracle::OracleError> {
     let oracle = Oracle::open(&model.folder)?;
     (0..N_PROMPTS)
         .map(|prompt_idx| {

@@ -3,6 +3,8 @@
 //! Every runtime in a comparison is a child of this module, so readiness, start-up time and memory are measured
 //! the same way on both sides.
 
+mod family;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -16,6 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
+
+use family::Descendants;
 
 /// Pause between two looks at a server that is not ready yet; it bounds the error of [`Server::ready_after`].
 const POLL: Duration = Duration::from_millis(2);
@@ -68,7 +72,7 @@ pub enum ProcessError {
     Stop { pid: u32, source: io::Error },
 }
 
-/// A running server. Dropping it kills the process it started, and no other.
+/// A running server. Dropping it kills the process it started with what that started, and no other.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -95,7 +99,7 @@ impl Server {
         let stderr = stdout.try_clone().map_err(log)?;
         let spawn = |source| ProcessError::Spawn { program: launch.program.clone(), source };
         let started = Instant::now();
-        let mut child = Command::new(&launch.program)
+        let child = Command::new(&launch.program)
             .args(&launch.args)
             .envs(launch.env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
@@ -105,9 +109,18 @@ impl Server {
             .spawn()
             .map_err(spawn)?;
         let pid = child.id().ok_or_else(|| spawn(io::Error::other("it has no process id")))?;
+        // A server from here on, so that every way out ends all of its processes.
+        let mut server = Self {
+            child,
+            pid,
+            addr: launch.listen,
+            started,
+            ready_after: Duration::ZERO,
+            log: launch.log.clone(),
+        };
 
-        let ready_after = loop {
-            if let Some(status) = child.try_wait().map_err(spawn)? {
+        server.ready_after = loop {
+            if let Some(status) = server.child.try_wait().map_err(spawn)? {
                 let tail = tail(&launch.log);
                 return Err(ProcessError::Ended {
                     program: launch.program,
@@ -130,7 +143,7 @@ impl Server {
             }
             sleep(POLL).await;
         };
-        Ok(Self { child, pid, addr: launch.listen, started, ready_after, log: launch.log })
+        Ok(server)
     }
 
     /// The root of the server's URLs, without a trailing slash.
@@ -169,12 +182,16 @@ impl Server {
         tail(&self.log)
     }
 
-    /// The most physical memory the process ever held, in bytes (`VmHWM`).
+    /// The most physical memory that the server's processes ever held, in bytes (`VmHWM`). Of several processes it is
+    /// the sum of their peaks: pages that they share count in each, and peaks of different moments are added.
     ///
     /// # Errors
     /// When the process is gone or `/proc` does not name the value.
     pub fn peak_rss_bytes(&self) -> Result<u64, ProcessError> {
-        memory(self.pid, "VmHWM")
+        let own = memory(self.pid, "VmHWM")?;
+        // One that ends while it is looked at holds nothing any more.
+        let of = |pid: &u32| memory(*pid, "VmHWM").unwrap_or(0);
+        Ok(own + family::members(self.pid).iter().skip(1).map(of).sum::<u64>())
     }
 
     /// The physical memory the process holds now, in bytes (`VmRSS`).
@@ -191,14 +208,26 @@ impl Server {
     /// When the process can be neither waited for nor killed.
     pub async fn stop(mut self) -> Result<(), ProcessError> {
         let stop = |source| ProcessError::Stop { pid: self.pid, source };
+        let descendants = Descendants::of(self.pid);
         // While the child is not reaped its id cannot be another process's.
         let ended = self.child.try_wait().map_err(stop)?.is_some();
         if !ended && let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             kill_process(pid, Signal::TERM).map_err(|error| stop(error.into()))?;
         }
-        match timeout(DRAIN_WITHIN, self.child.wait()).await {
+        let ended = match timeout(DRAIN_WITHIN, self.child.wait()).await {
             Ok(status) => status.map(drop).map_err(stop),
             Err(_) => self.child.kill().await.map_err(stop),
+        };
+        descendants.kill();
+        ended
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The first process is killed with its handle, and has not been reaped before that.
+        if self.child.id().is_some() {
+            Descendants::of(self.pid).kill();
         }
     }
 }
@@ -209,6 +238,12 @@ impl Server {
 /// When the system has none to give.
 pub fn free_port() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// Physical memory that a new process could have, in bytes, as the kernel estimates it.
+#[must_use]
+pub fn available_memory_bytes() -> Option<u64> {
+    kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable").map(|kib| kib * 1024)
 }
 
 /// Whether one GET on its own connection is answered with 2xx.
@@ -229,12 +264,17 @@ fn memory(pid: u32, key: &str) -> Result<u64, ProcessError> {
     let path = format!("/proc/{pid}/status");
     let fail = |reason: String| ProcessError::Proc { path: path.clone(), reason };
     let status = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok())
+    kib_of(&status, key)
         .map(|kib| kib * 1024)
         .ok_or_else(|| fail(format!("no line {key}: the process has ended")))
+}
+
+/// One `kB` value among lines of `key: value`.
+fn kib_of(lines: &str, key: &str) -> Option<u64> {
+    let value = lines
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix("kB"))?;
+    value.trim().parse().ok()
 }
 
 /// The last lines of a log, for people.
@@ -299,5 +339,6 @@ mod tests {
         let peak = memory(std::process::id(), "VmHWM").expect("a peak");
         let now = memory(std::process::id(), "VmRSS").expect("a size");
         assert!(now > 0 && peak >= now && peak < 1 << 40);
+        assert!(available_memory_bytes().is_some_and(|bytes| bytes > 0));
     }
 }

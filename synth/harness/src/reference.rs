@@ -5,10 +5,19 @@
 
 pub mod agreement;
 mod candle;
+mod checkpoint;
+mod compressed_tensors;
+mod format;
 pub mod gguf;
+mod install;
 mod llama_cpp;
+mod onnxruntime;
+mod openvino;
+mod python;
 pub(crate) mod steps;
+pub mod survey;
 pub mod sweep;
+mod vllm;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,14 +27,17 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
-use synth::model::ModelErrors;
-use synth::workload::Precision;
+use synth::model::{Model, ModelErrors};
 
 use crate::load::Wire;
 use crate::process::Launch;
 
-pub use candle::{Candle, build_candle};
-pub use llama_cpp::{LlamaCpp, install_llama_cpp};
+pub use candle::Candle;
+pub use format::Format;
+pub use llama_cpp::LlamaCpp;
+pub use onnxruntime::OnnxRuntime;
+pub use openvino::OpenVino;
+pub use vllm::Vllm;
 
 /// Loading and warming a model must end within this time.
 const READY_WITHIN: Duration = Duration::from_secs(180);
@@ -40,6 +52,17 @@ pub trait Reference: Sync {
 
     /// Whether its program is there.
     fn is_installed(&self, target_dir: &Path) -> bool;
+
+    /// Why it has no weights of this format, if it has none.
+    fn lacks(&self, _format: Format) -> Option<&'static str> {
+        None
+    }
+
+    /// Makes the program, unless it is there, and returns it. `progress` is told what is being done, a line at a time.
+    ///
+    /// # Errors
+    /// When something that making it takes is missing, or a step fails.
+    fn install(&self, target_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf, ReferenceError>;
 
     /// Makes the program and the model ready. `progress` is told what is being done, a line at a time.
     ///
@@ -58,7 +81,7 @@ pub trait Reference: Sync {
 }
 
 /// Every reference there is, the one that needs nothing but cargo first.
-pub const ALL: [&dyn Reference; 2] = [&Candle, &LlamaCpp];
+pub const ALL: [&dyn Reference; 5] = [&Candle, &LlamaCpp, &OpenVino, &Vllm, &OnnxRuntime];
 
 /// The reference of that name.
 #[must_use]
@@ -77,8 +100,8 @@ pub struct Job {
     pub context: usize,
     /// Most sequences in flight.
     pub concurrency: usize,
-    /// Precision of the weight matrices of the candidate.
-    pub precision: Precision,
+    /// Format of the weight matrices, the candidate's and so the reference's.
+    pub format: Format,
     /// Cargo's target folder; everything made is put under `references/` in it.
     pub target_dir: PathBuf,
 }
@@ -87,6 +110,18 @@ impl Job {
     /// Where a reference keeps what it made.
     pub(crate) fn home(&self, name: &str) -> PathBuf {
         home(&self.target_dir, name)
+    }
+
+    /// Where a reference keeps this model in a form of its own: named by everything that decides its bytes.
+    pub(crate) fn converted(&self, name: &str, model: &Model, form: &str) -> Result<PathBuf, ReferenceError> {
+        let folder = self.home(name).join("models");
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| ReferenceError::File { path: folder.clone(), source })?;
+        let digests = model.digests()?;
+        let short = |digest: &str| digest.chars().take(12).collect::<String>();
+        let [weights, config, tokenizer] =
+            [&digests.weights, &digests.config, &digests.tokenizer].map(|digest| short(digest));
+        Ok(folder.join(format!("{weights}-{config}-{tokenizer}-{form}")))
     }
 }
 
@@ -159,6 +194,8 @@ pub enum ReferenceError {
     Tool { tool: &'static str, reason: String, cure: &'static str },
     #[error("{step} failed ({status}); the log is {}, it ends with:\n{tail}", log.display())]
     Step { step: String, status: String, log: PathBuf, tail: String },
+    #[error("{name} has no {format} weights: {reason}")]
+    Lacks { name: &'static str, format: Format, reason: &'static str },
     #[error("{name} cannot run {}: {reason}", model.display())]
     Unsupported { name: &'static str, model: PathBuf, reason: String },
     #[error(transparent)]
@@ -180,6 +217,11 @@ impl ReferenceError {
 /// `--flag value` pairs as arguments.
 fn arguments<const N: usize>(pairs: [(&str, OsString); N]) -> Vec<OsString> {
     pairs.into_iter().flat_map(|(flag, value)| [flag.into(), value]).collect()
+}
+
+/// A knob of fixed values.
+fn knob(name: &'static str, values: &[&str]) -> Knob {
+    Knob { name, values: values.iter().map(|value| (*value).to_owned()).collect() }
 }
 
 /// `threads`, then fewer: small models can be faster when fewer threads have to meet.

@@ -1,13 +1,14 @@
 //! Whether a reference computes the model it is given: its greedy ids against expected ones.
 //!
-//! A runtime that computes something else is no reference, however fast it is.
+//! A runtime that computes something else is no reference, however fast it is. One whose weights are rounded computes
+//! something close, and leaves the expected path at its first other token; so it is asked for each token after the
+//! expected ones before it, and has to give most of them.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Job, Prepared, Reference, Settings};
+use super::{Format, Job, Prepared, Reference, Settings};
 use crate::client::Client;
 use crate::load::{Request, Wire};
 use crate::process::{Server, free_port};
@@ -25,22 +26,30 @@ pub struct Expected {
 }
 
 /// How far a reference agrees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agreement {
-    /// Prompts asked.
-    pub n_prompts: usize,
-    /// Prompts whose every id agreed.
+    /// The format that it was asked in.
+    pub format: Format,
+    /// Answers asked for: whole ones, or of one token each where weights are rounded.
+    pub n_asked: usize,
+    /// Answers that agreed in every id.
     pub n_agreeing: usize,
     /// The first disagreement, in words.
     pub first: Option<String>,
 }
 
 impl Agreement {
-    /// Whether every id of every prompt agreed.
+    /// Whether it is the same model that answers. Where nothing is rounded but sums, a near-tie may turn one answer into
+    /// another, but not all of them. Rounding turns more, and the share that it may turn was measured: a model of
+    /// another rotation, norm or order of heads agrees in next to none of a vocabulary's thousands.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.n_agreeing == self.n_prompts
+    pub fn is_same_model(&self) -> bool {
+        let least = match self.format {
+            Format::F32 | Format::Bf16 => 1,
+            Format::Int8 => (self.n_asked * 3).div_ceil(4),
+            Format::Int4 => self.n_asked.div_ceil(2),
+        };
+        self.n_agreeing >= least
     }
 }
 
@@ -60,8 +69,10 @@ pub async fn check(
         .await
         .map_err(|error| error.to_string())?;
     let client = Client::new(listen).timeout(ANSWER_WITHIN);
-    let mut agreement = Agreement { n_prompts: expected.len(), n_agreeing: 0, first: None };
-    for (idx, expected) in expected.iter().enumerate() {
+    let questions = questions(job.format, expected);
+    let mut agreement =
+        Agreement { format: job.format, n_asked: questions.len(), n_agreeing: 0, first: None };
+    for (idx, expected) in questions.iter().enumerate() {
         let ids = ask(&client, &reference.wire(), expected).await?;
         match ids.iter().zip(&expected.ids).position(|(ours, theirs)| ours != theirs) {
             None if ids.len() == expected.ids.len() => agreement.n_agreeing += 1,
@@ -76,6 +87,18 @@ pub async fn check(
     }
     server.stop().await.map_err(|error| error.to_string())?;
     Ok(agreement)
+}
+
+/// What is asked: the answers as they are, or each of their tokens after those before it.
+fn questions(format: Format, expected: &[Expected]) -> Vec<Expected> {
+    if !format.is_quantised() {
+        return expected.to_vec();
+    }
+    let forced = |expected: &Expected, at: usize| Expected {
+        prompt: [&expected.prompt, &expected.ids[..at]].concat(),
+        ids: vec![expected.ids[at]],
+    };
+    expected.iter().flat_map(|it| (0..it.ids.len()).map(move |at| forced(it, at))).collect()
 }
 
 fn note(agreement: &mut Agreement, disagreement: String) {
@@ -98,4 +121,27 @@ async fn ask(client: &Client, wire: &Wire, expected: &Expected) -> Result<Vec<u3
     };
     serde_json::from_value(ids.clone())
         .map_err(|_| format!("no token ids in: {} {}", reply.status, reply.body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounded_models_are_asked_for_each_token_after_the_expected_ones() {
+        let expected = [Expected { prompt: vec![1, 2], ids: vec![3, 4] }];
+        assert_eq!(questions(Format::Bf16, &expected), expected);
+        let forced =
+            [Expected { prompt: vec![1, 2], ids: vec![3] }, Expected { prompt: vec![1, 2, 3], ids: vec![4] }];
+        assert_eq!(questions(Format::Int4, &expected), forced);
+    }
+
+    #[test]
+    fn rounding_excuses_some_tokens_and_another_model_none() {
+        let agreement = |format, n_agreeing| Agreement { format, n_asked: 32, n_agreeing, first: None };
+        for (format, least) in [(Format::Bf16, 1), (Format::Int8, 24), (Format::Int4, 16)] {
+            assert!(agreement(format, least).is_same_model(), "{format}");
+            assert!(!agreement(format, least - 1).is_same_model(), "{format}");
+        }
+    }
 }

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use synth::workload::Precision;
-
 use super::{
-    Job, Knob, Prepared, READY_WITHIN, Reference, ReferenceError, Settings, arguments, home, steps,
+    Format, Job, Knob, Prepared, READY_WITHIN, Reference, ReferenceError, Settings, arguments, home, steps,
     thread_counts,
 };
 use crate::load::Wire;
@@ -25,7 +23,7 @@ pub struct Candle;
 ///
 /// # Errors
 /// When it does not build, or the folder cannot be made.
-pub fn build_candle(target_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf, ReferenceError> {
+fn build(target_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf, ReferenceError> {
     let home = home(target_dir, NAME);
     std::fs::create_dir_all(&home).map_err(|source| ReferenceError::File { path: home.clone(), source })?;
     let program = program(target_dir);
@@ -49,20 +47,30 @@ impl Reference for Candle {
         "0.11.1"
     }
 
+    fn lacks(&self, format: Format) -> Option<&'static str> {
+        format
+            .is_quantised()
+            .then_some("our server around it loads the folder's own weights; candle rounds only GGUF")
+    }
+
     fn is_installed(&self, target_dir: &Path) -> bool {
         program(target_dir).is_file()
     }
 
+    fn install(&self, target_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf, ReferenceError> {
+        build(target_dir, progress)
+    }
+
     fn prepare(&self, job: &Job, progress: &dyn Fn(&str)) -> Result<Prepared, ReferenceError> {
-        let program = build_candle(&job.target_dir, progress)?;
+        let program = build(&job.target_dir, progress)?;
         Ok(Prepared { program, model: job.model_dir.clone() })
     }
 
     fn knobs(&self, job: &Job) -> Vec<Knob> {
-        let formats = match job.precision {
-            Precision::F32 => vec!["f32"],
+        let formats = match job.format {
             // candle multiplies in f32 much faster than in bf16 on most CPUs, at the price of twice the memory.
-            Precision::Bf16 => vec!["f32", "bf16"],
+            Format::Bf16 => vec!["f32", "bf16"],
+            _ => vec!["f32"],
         };
         let formats = Knob { name: "dtype", values: formats.into_iter().map(str::to_owned).collect() };
         vec![formats, thread_counts(job.threads)]

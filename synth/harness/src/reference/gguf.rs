@@ -1,7 +1,7 @@
 //! A model folder as one GGUF file, the format llama.cpp loads.
 //!
 //! The layout is GGUF version 3: a header, metadata, one record for each tensor, then the tensors' bytes, each begun
-//! at a multiple of 32. Matrices are stored in the precision of the job, vectors always in f32, as llama.cpp wants
+//! at a multiple of 32. Matrices are stored as asked, vectors always in f32, as llama.cpp wants
 //! them. Nothing is held in memory but one band of rows.
 
 mod layout;
@@ -13,10 +13,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use synth::model::{Family, Model};
-use synth::workload::Precision;
 
 use layout::{Metadata, Value};
 use tensors::Tensor;
+
+pub use tensors::Stored;
 
 /// Why a model folder cannot become a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +41,13 @@ pub enum GgufError {
 /// When the folder cannot be read, the tokenizer is of an unknown kind, or the file cannot be written.
 pub fn convert(
     model: &Model,
-    precision: Precision,
+    matrices: Stored,
     path: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), GgufError> {
     let write = |source| GgufError::Write { path: path.to_owned(), source };
-    let tensors = tensors::of(model, precision)?;
-    let metadata = metadata(model, precision)?;
+    let tensors = tensors::of(model, matrices)?;
+    let metadata = metadata(model, matrices)?;
 
     let partial = path.with_extension("partial");
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(write)?);
@@ -73,15 +74,15 @@ fn architecture(family: Family) -> &'static str {
     }
 }
 
-fn metadata(model: &Model, precision: Precision) -> Result<Metadata, GgufError> {
+fn metadata(model: &Model, matrices: Stored) -> Result<Metadata, GgufError> {
     let dims = &model.dims;
     let architecture = architecture(model.family);
     let mut metadata = Metadata::default();
     metadata.push("general.architecture", Value::Text(architecture.to_owned()));
     // The codes of llama.cpp's file types: all f32, mostly bf16.
-    let file_type = match precision {
-        Precision::F32 => 0,
-        Precision::Bf16 => 32,
+    let file_type = match matrices {
+        Stored::F32 => 0,
+        Stored::Bf16 => 32,
     };
     metadata.push("general.file_type", Value::U32(file_type));
     for (key, count) in [

@@ -1,19 +1,22 @@
-//! llama.cpp's own server, built for this machine by [`install_llama_cpp`] and fed GGUF that [`super::gguf`] writes.
+//! llama.cpp's own server, built for this machine and fed GGUF that [`super::gguf`] writes and, where the race is held
+//! in whole numbers, llama.cpp's own quantiser rounds.
 
 mod install;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use synth::model::{Family, Model};
+use synth::model::{Dtype, Family, Model};
 
 use super::{
-    Job, Knob, Prepared, READY_WITHIN, Reference, ReferenceError, Settings, arguments, gguf, thread_counts,
+    Format, Job, Knob, Prepared, READY_WITHIN, Reference, ReferenceError, Settings, arguments, gguf, knob,
+    steps, thread_counts,
 };
 use crate::load::Wire;
 use crate::process::Launch;
 
-pub use install::install_llama_cpp;
+use install::INSTALLATION;
 
 /// Counts up when the GGUF writer writes other bytes for the same model, so that no stale file is raced.
 const WRITER: u32 = 1;
@@ -24,20 +27,25 @@ pub struct LlamaCpp;
 
 impl Reference for LlamaCpp {
     fn name(&self) -> &'static str {
-        "llama.cpp"
+        INSTALLATION.name
     }
 
     fn version(&self) -> &'static str {
-        install::VERSION
+        INSTALLATION.version
     }
 
     fn is_installed(&self, target_dir: &Path) -> bool {
-        install::installed(target_dir).is_some()
+        INSTALLATION.installed(target_dir).is_some()
+    }
+
+    fn install(&self, target_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf, ReferenceError> {
+        INSTALLATION.make(target_dir, progress)
     }
 
     fn prepare(&self, job: &Job, progress: &dyn Fn(&str)) -> Result<Prepared, ReferenceError> {
-        let program = install::installed(&job.target_dir)
-            .ok_or(ReferenceError::Missing { name: "llama.cpp", cure: "cargo xtask reference llama.cpp" })?;
+        let program = INSTALLATION
+            .installed(&job.target_dir)
+            .ok_or(ReferenceError::Missing { name: self.name(), cure: "cargo xtask reference llama.cpp" })?;
         let model = Model::read(&job.model_dir)?;
         if let Some(reason) = unfaithful(&model, job.context) {
             return Err(ReferenceError::Unsupported {
@@ -46,19 +54,14 @@ impl Reference for LlamaCpp {
                 reason,
             });
         }
-        let path = self.converted(&model, job)?;
-        if !path.is_file() {
-            progress("writing the model as GGUF");
-            gguf::convert(&model, job.precision, &path, &mut |written, total| {
-                progress(&format!("GGUF: {} of {} MiB", written >> 20, total >> 20));
-            })?;
-        }
-        Ok(Prepared { program, model: path })
+        let model = match quantisation(job.format) {
+            None => written(&model, job, stored_as(&model, job.format), progress)?,
+            Some(kind) => quantised(&model, job, kind, progress)?,
+        };
+        Ok(Prepared { program, model })
     }
 
     fn knobs(&self, job: &Job) -> Vec<Knob> {
-        let knob =
-            |name, values: &[&str]| Knob { name, values: values.iter().map(|v| (*v).to_owned()).collect() };
         vec![
             thread_counts(job.threads),
             knob("flash_attn", &["on", "off"]),
@@ -104,22 +107,61 @@ impl Reference for LlamaCpp {
     }
 }
 
-impl LlamaCpp {
-    /// Where this model is kept as GGUF: named by everything that decides its bytes.
-    fn converted(&self, model: &Model, job: &Job) -> Result<PathBuf, ReferenceError> {
-        let folder = job.home(self.name()).join("models");
-        std::fs::create_dir_all(&folder)
-            .map_err(|source| ReferenceError::File { path: folder.clone(), source })?;
-        let digests = model.digests()?;
-        let short = |digest: &str| digest.chars().take(12).collect::<String>();
-        Ok(folder.join(format!(
-            "{}-{}-{}-{:?}-v{WRITER}.gguf",
-            short(&digests.weights),
-            short(&digests.config),
-            short(&digests.tokenizer),
-            job.precision,
-        )))
+/// llama.cpp's usual quantisation of a width. Both keep vectors in f32, and `Q4_0` keeps a head of six bits.
+fn quantisation(format: Format) -> Option<&'static str> {
+    match format {
+        Format::F32 | Format::Bf16 => None,
+        Format::Int8 => Some("Q8_0"),
+        Format::Int4 => Some("Q4_0"),
     }
+}
+
+/// How matrices are written: as the race wants them; before rounding, without losing anything of what is stored.
+fn stored_as(model: &Model, format: Format) -> gguf::Stored {
+    let is_bf16 = model.weights.iter().flat_map(|shard| &shard.tensors).all(|fact| fact.dtype == Dtype::Bf16);
+    match format {
+        Format::Bf16 => gguf::Stored::Bf16,
+        Format::Int8 | Format::Int4 if is_bf16 => gguf::Stored::Bf16,
+        _ => gguf::Stored::F32,
+    }
+}
+
+/// The model as GGUF, written unless it was before.
+fn written(
+    model: &Model,
+    job: &Job,
+    stored: gguf::Stored,
+    progress: &dyn Fn(&str),
+) -> Result<PathBuf, ReferenceError> {
+    let path = job.converted(INSTALLATION.name, model, &format!("{stored:?}-v{WRITER}.gguf"))?;
+    if !path.is_file() {
+        progress("writing the model as GGUF");
+        gguf::convert(model, stored, &path, &mut |written, total| {
+            progress(&format!("GGUF: {} of {} MiB", written >> 20, total >> 20));
+        })?;
+    }
+    Ok(path)
+}
+
+/// The model as llama.cpp's own tool rounds it, rounded unless it was before.
+fn quantised(
+    model: &Model,
+    job: &Job,
+    kind: &'static str,
+    progress: &dyn Fn(&str),
+) -> Result<PathBuf, ReferenceError> {
+    let path = job.converted(INSTALLATION.name, model, &format!("{kind}-v{WRITER}.gguf"))?;
+    if !path.is_file() {
+        let source = written(model, job, stored_as(model, job.format), progress)?;
+        let partial = path.with_extension("partial");
+        let home = job.home(INSTALLATION.name);
+        let mut command = Command::new(home.join("build/bin/llama-quantize"));
+        command.args([source.as_os_str(), partial.as_os_str(), kind.as_ref()]).arg(job.threads.to_string());
+        steps::run("quantising", command, &home.join("quantise.log"), progress)?;
+        std::fs::rename(&partial, &path)
+            .map_err(|source| ReferenceError::File { path: path.clone(), source })?;
+    }
+    Ok(path)
 }
 
 /// Why llama.cpp would compute another model than this one, if it would.
@@ -130,5 +172,29 @@ fn unfaithful(model: &Model, context: usize) -> Option<String> {
              shorter than the context of {context}"
         )),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::python::unpinned;
+
+    #[test]
+    fn everything_fetched_is_pinned() {
+        for (name, text) in INSTALLATION.files.iter().filter(|(name, _)| name.ends_with(".txt")) {
+            assert_eq!(unpinned(text), [""; 0], "{name}");
+        }
+    }
+
+    #[test]
+    fn rounding_starts_from_all_that_is_stored() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+        let of = |name: &str| Model::read(&folder.join(name)).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut model = of("quickstart");
+        assert_eq!(stored_as(&model, Format::Int4), gguf::Stored::Bf16);
+        model.weights[0].tensors[0].dtype = Dtype::F32;
+        assert_eq!(stored_as(&model, Format::Int4), gguf::Stored::F32);
+        assert_eq!(stored_as(&model, Format::Bf16), gguf::Stored::Bf16, "a race in bf16 is held in bf16");
     }
 }

@@ -1,44 +1,33 @@
-//! Tuning a reference before it is raced: a short probe of each value of each knob, recorded whole.
+//! Tuning a reference before it is raced: each value of each knob against the settings chosen so far, recorded whole.
 //!
-//! One knob is moved at a time, from the usual settings, and a move is kept when it makes the median time per output
-//! token of the probe clearly shorter, or leaves it and makes the time to first token clearly shorter. What was tried,
-//! what failed and what was chosen are data; the same job is not swept twice.
+//! One knob is moved at a time, from the usual settings. Before and after a move are loaded in turn, both servers up, so
+//! that a machine that becomes slower meanwhile becomes so for both; a move is kept when it makes the time per output
+//! token clearly shorter in every round, or leaves it and makes the time to first token clearly shorter in every round.
+//! A near-tie thus leaves the usual settings, and not what luck favoured. What was tried, what failed and what was chosen
+//! are data; the same job is not swept twice.
 
-use std::ffi::OsString;
+mod duel;
+
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use synth::model::Model;
 
 use super::{Job, Knob, Prepared, Reference, ReferenceError, Settings};
-use crate::client::Client;
-use crate::load::{Outcome, Record, Request, Target, Wire, closed_loop};
-use crate::metrics::{Quantity, distribution};
-use crate::process::{Launch, Server, free_port};
-use crate::random::Random;
-use crate::stats::median;
+use crate::process::Launch;
+
+use duel::Arena;
 
 /// Format of the record; another number is another sweep.
-const VERSION: u32 = 1;
-
-/// A move must shorten a time by this share to be kept: less is noise in a probe this short.
-const CLEAR: f64 = 0.03;
+const VERSION: u32 = 2;
 
 /// Length of a probe's prompts, tokens, where the context has room.
 const PROMPT: usize = 96;
 
 /// Length of a probe's answers, tokens, where the context has room.
 const OUTPUT: usize = 24;
-
-/// Rounds at the job's concurrency.
-const ROUNDS: usize = 2;
-
-/// A probe that takes longer is no candidate.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a sweep tried and chose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,7 +59,7 @@ pub struct Probe {
     pub concurrency: usize,
 }
 
-/// One start of the reference.
+/// One start of the reference, against the settings chosen before it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
@@ -86,12 +75,16 @@ pub struct Trial {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Tried {
-    /// Medians over the probe's requests.
+    /// Medians over the rounds.
     Measured {
         /// Time per output token after the first, ms.
         tpot_ms: f64,
         /// Time to first token, ms.
         ttft_ms: f64,
+        /// The same ÷ that of the settings chosen before, round by round; empty for the first settings.
+        tpot_ratios: Vec<f64>,
+        /// The same of the time to first token.
+        ttft_ratios: Vec<f64>,
     },
     /// It did not start, or did not answer.
     Failed(String),
@@ -125,7 +118,7 @@ pub async fn tune(
 fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<PathBuf, ReferenceError> {
     let digests = model.digests()?;
     let depends_on = format!(
-        "{VERSION} {} {} {} {} {} {} {} {:?}",
+        "{VERSION} {} {} {} {} {} {} {} {}",
         reference.name(),
         reference.version(),
         digests.weights,
@@ -133,7 +126,7 @@ fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<Pa
         job.threads,
         job.context,
         job.concurrency,
-        job.precision,
+        job.format,
     );
     let digest: String =
         Sha256::digest(depends_on).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -150,19 +143,18 @@ async fn sweep(
     let prompt = PROMPT.min(job.context / 2).max(1);
     let output = OUTPUT.min(job.context - prompt).max(1);
     let probe = Probe { prompt, output, concurrency: job.concurrency };
-    let mut trials = Vec::new();
-    let attempt = async |settings: &Settings| {
+    let knobs = reference.knobs(job);
+    let first = Settings::first(&knobs);
+    progress(&format!("tuning {}: {first}", reference.name()));
+    let launch = |settings: &Settings, listen| reference.launch(prepared, job, settings, listen);
+    let mut arena = Arena::open(&launch, reference.wire(), probe, n_vocab, &first).await;
+    let chosen = descend(&knobs, async |settings: &Settings| {
         progress(&format!("tuning {}: {settings}", reference.name()));
-        let launch = |listen| reference.launch(prepared, job, settings, listen);
-        let (flags, outcome) = match measure(launch, reference.wire(), probe, n_vocab).await {
-            Ok(measured) => measured,
-            Err(reason) => (Vec::new(), Tried::Failed(reason)),
-        };
-        trials.push(Trial { settings: settings.clone(), flags, outcome: outcome.clone() });
-        outcome
-    };
-    let (chosen, best) = descend(&reference.knobs(job), attempt).await;
-    if let Tried::Failed(reason) = best {
+        arena.challenge(settings).await
+    })
+    .await;
+    let (trials, failure) = arena.close().await;
+    if let Some(reason) = failure {
         let (name, model) = (reference.name(), job.model_dir.clone());
         return Err(ReferenceError::Unsupported { name, model, reason });
     }
@@ -176,91 +168,40 @@ async fn sweep(
     })
 }
 
-/// Moves one knob after another from the usual settings, and keeps each move that is better.
-async fn descend(knobs: &[Knob], mut attempt: impl AsyncFnMut(&Settings) -> Tried) -> (Settings, Tried) {
+/// Moves one knob after another from the usual settings, and keeps each move that wins against those before it.
+async fn descend(knobs: &[Knob], mut wins: impl AsyncFnMut(&Settings) -> bool) -> Settings {
     let mut chosen = Settings::first(knobs);
-    let mut best = attempt(&chosen).await;
     for knob in knobs {
         for value in knob.values.iter().skip(1) {
             let settings = chosen.with(knob.name, value);
-            let tried = attempt(&settings).await;
-            if is_better(&tried, &best) {
-                (best, chosen) = (tried, settings);
+            if wins(&settings).await {
+                chosen = settings;
             }
         }
     }
-    (chosen, best)
+    chosen
 }
 
-/// Clearly shorter per token, or about as short per token and clearly shorter to the first.
-fn is_better(new: &Tried, old: &Tried) -> bool {
-    match (new, old) {
-        (Tried::Failed(_), _) => false,
-        (Tried::Measured { .. }, Tried::Failed(_)) => true,
-        (
-            Tried::Measured { tpot_ms, ttft_ms },
-            Tried::Measured { tpot_ms: old_tpot_ms, ttft_ms: old_ttft_ms },
-        ) => {
-            let clearly = |new: f64, old: f64| new < old * (1.0 - CLEAR);
-            clearly(*tpot_ms, *old_tpot_ms)
-                || (!clearly(*old_tpot_ms, *tpot_ms) && clearly(*ttft_ms, *old_ttft_ms))
-        }
-    }
-}
-
-/// Starts the reference, warms it with one request, and loads it at the probe's concurrency.
-async fn measure(
-    launch: impl FnOnce(SocketAddr) -> Launch,
-    wire: Wire,
-    probe: Probe,
-    n_vocab: usize,
-) -> Result<(Vec<String>, Tried), String> {
-    let listen = free_port().map_err(|error| error.to_string())?;
-    let launch = launch(listen);
-    let flags = portable(&launch.args);
-    let server = Server::start(launch).await.map_err(|error| error.to_string())?;
-    let target = Target::new(Client::new(listen), wire);
-    // Prompts differ, so that none is answered from another's cache.
-    let mut random = Random::new(1);
-    let mut request = |max_tokens| Request {
-        prompt: (0..probe.prompt).map(|_| random.below(n_vocab) as u32).collect(),
-        max_tokens,
-    };
-    let warm_up = target.ask(&request(2.min(probe.output)), DEADLINE).await;
-    let requests: Vec<_> = (0..ROUNDS * probe.concurrency).map(|_| request(probe.output)).collect();
-    let records = closed_loop(&target, &requests, probe.concurrency, DEADLINE).await;
-    let outcome = outcome(&warm_up, &records);
-    server.stop().await.map_err(|error| error.to_string())?;
-    Ok((flags, outcome))
-}
-
-fn outcome(warm_up: &Record, records: &[Record]) -> Tried {
-    let failure = std::iter::once(warm_up).chain(records).find_map(|record| match &record.outcome {
-        Outcome::Complete(_) => None,
-        other => Some(format!("{other:?}")),
-    });
-    let typical = |quantity| median(&distribution(records, quantity));
-    match (failure, typical(Quantity::Tpot), typical(Quantity::Ttft)) {
-        (None, tpot_ms, Some(ttft_ms)) => Tried::Measured { tpot_ms: tpot_ms.unwrap_or(0.0), ttft_ms },
-        (Some(failure), ..) => Tried::Failed(failure),
-        (None, ..) => Tried::Failed("no token came".to_owned()),
-    }
-}
-
-/// A command line without what belongs to this machine and this run: addresses, ports, paths.
+/// A command line with its variables, without what belongs to this machine and this run: addresses, ports, folders.
 #[must_use]
-pub fn portable(args: &[OsString]) -> Vec<String> {
+pub fn flags(launch: &Launch) -> Vec<String> {
     const LOCAL: [&str; 4] = ["--model", "--listen", "--host", "--port"];
-    let mut words = args.iter().map(|word| word.to_string_lossy().into_owned());
-    let mut kept = Vec::new();
+    let mut kept: Vec<_> =
+        launch.env.iter().map(|(name, value)| format!("{name}={}", file_name(value))).collect();
+    let mut words = launch.args.iter().map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
-        if LOCAL.contains(&word.as_str()) {
+        if LOCAL.contains(&word.as_ref()) {
             words.next();
         } else {
-            kept.push(word);
+            kept.push(file_name(&word).to_owned());
         }
     }
     kept
+}
+
+/// The last part of an absolute path; other words as they are.
+fn file_name(word: &str) -> &str {
+    if word.starts_with('/') { word.rsplit('/').next().unwrap_or(word) } else { word }
 }
 
 #[cfg(test)]

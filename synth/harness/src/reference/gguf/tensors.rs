@@ -4,38 +4,39 @@ use std::collections::BTreeMap;
 use std::f64::consts::PI;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use half::{bf16, f16};
-use synth::model::{Dtype, Family, Llama3Scaling, Model, TensorFact};
-use synth::workload::Precision;
+use half::bf16;
+use synth::model::{Family, Llama3Scaling, Model, TensorFact};
 
 use super::GgufError;
+use crate::reference::checkpoint::load;
 
 /// Most elements converted at a time.
 const BAND: usize = 1 << 20;
 
 /// Number format of a tensor in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Format {
+pub enum Stored {
+    /// IEEE single precision.
     F32,
+    /// The upper half of it.
     Bf16,
 }
 
-impl Format {
+impl Stored {
     /// ggml's code of the type.
     pub(super) fn code(self) -> u32 {
         match self {
-            Format::F32 => 0,
-            Format::Bf16 => 30,
+            Stored::F32 => 0,
+            Stored::Bf16 => 30,
         }
     }
 
     fn bytes(self) -> u64 {
         match self {
-            Format::F32 => 4,
-            Format::Bf16 => 2,
+            Stored::F32 => 4,
+            Stored::Bf16 => 2,
         }
     }
 }
@@ -45,12 +46,12 @@ pub(super) struct Tensor<'a> {
     pub(super) name: String,
     /// Sizes, outermost first.
     pub(super) shape: Vec<usize>,
-    pub(super) format: Format,
+    pub(super) format: Stored,
     source: Source<'a>,
 }
 
 enum Source<'a> {
-    Stored {
+    Checkpoint {
         path: PathBuf,
         fact: &'a TensorFact,
         /// Rows of one head whose halves are interleaved on the way; see [`interleaved`].
@@ -60,24 +61,20 @@ enum Source<'a> {
 }
 
 /// The tensors of a model, in the order of its layers.
-pub(super) fn of(model: &Model, precision: Precision) -> Result<Vec<Tensor<'_>>, GgufError> {
+pub(super) fn of(model: &Model, matrices: Stored) -> Result<Vec<Tensor<'_>>, GgufError> {
     let stored: BTreeMap<&str, (&str, &TensorFact)> = model
         .weights
         .iter()
         .flat_map(|shard| shard.tensors.iter().map(|fact| (fact.name.as_str(), (shard.name.as_str(), fact))))
         .collect();
-    let matrices = match precision {
-        Precision::F32 => Format::F32,
-        Precision::Bf16 => Format::Bf16,
-    };
     // llama.cpp rotates Llama's heads in neighbouring pairs, Qwen's in halves as Hugging Face does.
     let rotated = matches!(model.family, Family::Llama | Family::Mistral).then_some(model.dims.head_dim);
     let tensor = |name: String, checkpoint: String, head: Option<usize>| -> Result<Tensor<'_>, GgufError> {
         let Some((file, fact)) = stored.get(checkpoint.as_str()) else {
             return Err(GgufError::Missing { folder: model.folder.clone(), name: checkpoint });
         };
-        let format = if fact.shape.len() > 1 { matrices } else { Format::F32 };
-        let source = Source::Stored { path: model.folder.join(file), fact, head };
+        let format = if fact.shape.len() > 1 { matrices } else { Stored::F32 };
+        let source = Source::Checkpoint { path: model.folder.join(file), fact, head };
         Ok(Tensor { name, shape: fact.shape.clone(), format, source })
     };
 
@@ -87,7 +84,7 @@ pub(super) fn of(model: &Model, precision: Precision) -> Result<Vec<Tensor<'_>>,
         tensors.push(Tensor {
             name: "rope_freqs.weight".into(),
             shape: vec![factors.len()],
-            format: Format::F32,
+            format: Stored::F32,
             source: Source::Computed(factors),
         });
     }
@@ -171,7 +168,7 @@ impl Tensor<'_> {
     ) -> Result<(), GgufError> {
         match &self.source {
             Source::Computed(values) => self.encode(values, out).map_err(failed),
-            Source::Stored { path, fact, head } => {
+            Source::Checkpoint { path, fact, head } => {
                 let read = |source| GgufError::Read { path: path.clone(), source };
                 let file = File::open(path).map_err(read)?;
                 let n_columns: usize = fact.shape.iter().skip(1).product();
@@ -201,25 +198,9 @@ impl Tensor<'_> {
 
     fn encode(&self, values: &[f32], out: &mut dyn Write) -> io::Result<()> {
         let bytes: Vec<u8> = match self.format {
-            Format::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Format::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+            Stored::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Stored::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
         };
         out.write_all(&bytes)
     }
-}
-
-/// Some elements of a stored tensor, widened to f32, which loses nothing.
-fn load(file: &File, fact: &TensorFact, elements: std::ops::Range<usize>) -> io::Result<Vec<f32>> {
-    let size = fact.dtype.bytes() as usize;
-    let mut bytes = vec![0; elements.len() * size];
-    file.read_exact_at(&mut bytes, fact.begin + (elements.start * size) as u64)?;
-    Ok(match fact.dtype {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|element| f32::from_le_bytes(*element)).collect(),
-        Dtype::F16 => {
-            bytes.as_chunks().0.iter().map(|element| f16::from_le_bytes(*element).to_f32()).collect()
-        }
-        Dtype::Bf16 => {
-            bytes.as_chunks().0.iter().map(|element| bf16::from_le_bytes(*element).to_f32()).collect()
-        }
-    })
 }

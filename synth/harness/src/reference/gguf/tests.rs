@@ -119,10 +119,10 @@ fn fixture(name: &str) -> Model {
     Model::read(&folder).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-fn converted(model: &Model, precision: Precision, test: &str) -> Read {
+fn converted(model: &Model, matrices: Stored, test: &str) -> Read {
     let path = std::env::temp_dir().join(format!("savile-{}-{test}.gguf", std::process::id()));
     let mut last = (0, 0);
-    convert(model, precision, &path, &mut |written, total| last = (written, total)).expect("a file");
+    convert(model, matrices, &path, &mut |written, total| last = (written, total)).expect("a file");
     assert_eq!(last.0, last.1, "progress ends at the total");
     let read = read(&path);
     std::fs::remove_file(&path).expect("removal");
@@ -133,7 +133,7 @@ fn converted(model: &Model, precision: Precision, test: &str) -> Read {
 fn every_tensor_of_a_folder_is_in_the_file_with_its_sizes_turned() {
     for name in ["llama", "llama_tied", "qwen2", "qwen3"] {
         let model = fixture(name);
-        let read = converted(&model, Precision::F32, &format!("all-{name}"));
+        let read = converted(&model, Stored::F32, &format!("all-{name}"));
         let n_stored: usize = model.weights.iter().map(|shard| shard.tensors.len()).sum();
         let n_computed = usize::from(model.rope.scaling.is_some());
         assert_eq!(read.tensors.len(), n_stored + n_computed, "{name}");
@@ -146,7 +146,7 @@ fn every_tensor_of_a_folder_is_in_the_file_with_its_sizes_turned() {
 #[test]
 fn what_llama_cpp_does_not_turn_is_copied_as_it_is() {
     let model = fixture("qwen3");
-    let read = converted(&model, Precision::F32, "copied");
+    let read = converted(&model, Stored::F32, "copied");
     for (theirs, ours) in [
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight"),
@@ -161,7 +161,7 @@ fn what_llama_cpp_does_not_turn_is_copied_as_it_is() {
 #[test]
 fn the_heads_of_llama_turn_in_neighbouring_pairs() {
     let model = fixture("llama");
-    let read = converted(&model, Precision::F32, "turned");
+    let read = converted(&model, Stored::F32, "turned");
     let (head, columns) = (model.dims.head_dim, model.dims.hidden);
     for (theirs, ours) in [("q_proj", "attn_q"), ("k_proj", "attn_k")] {
         let stored = stored(&model, &format!("model.layers.1.self_attn.{theirs}.weight"));
@@ -181,7 +181,7 @@ fn the_heads_of_llama_turn_in_neighbouring_pairs() {
 #[test]
 fn matrices_take_the_precision_and_vectors_stay_f32() {
     let model = fixture("qwen2");
-    let read = converted(&model, Precision::Bf16, "precision");
+    let read = converted(&model, Stored::Bf16, "precision");
     for (name, (sizes, kind, _)) in &read.tensors {
         assert_eq!(*kind, if sizes.len() > 1 { 30 } else { 0 }, "{name}");
     }
@@ -194,7 +194,7 @@ fn matrices_take_the_precision_and_vectors_stay_f32() {
 #[test]
 fn metadata_carries_the_sizes_and_a_token_for_every_row() {
     let model = fixture("llama");
-    let read = converted(&model, Precision::F32, "metadata");
+    let read = converted(&model, Stored::F32, "metadata");
     assert_eq!(read.keys["general.architecture"], "llama");
     assert_eq!(read.keys["llama.block_count"], model.dims.layers.to_string());
     assert_eq!(read.keys["llama.attention.head_count_kv"], model.dims.kv_heads.to_string());
@@ -239,6 +239,6 @@ fn a_tokenizer_that_gguf_cannot_hold_is_refused_by_name() {
     std::fs::write(folder.join("tokenizer.json"), r#"{"model":{"type":"Unigram","vocab":[]}}"#)
         .expect("a file");
     model.folder = folder.clone();
-    let error = convert(&model, Precision::F32, &folder.join("x.gguf"), &mut |_, _| ()).expect_err("refused");
+    let error = convert(&model, Stored::F32, &folder.join("x.gguf"), &mut |_, _| ()).expect_err("refused");
     assert!(error.to_string().contains("tokenizer.json: model.type: only BPE"), "{error}");
 }

@@ -13,6 +13,7 @@ pub mod mutants;
 pub mod probe;
 pub mod process;
 pub mod prove;
+pub mod quantise;
 mod random;
 pub mod reference;
 pub mod report;

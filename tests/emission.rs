@@ -11,6 +11,7 @@ use std::{
 
 use synth::{
     axis::Axis,
+    calibration::{self, Calibration, Divergence, Measured},
     emit::{self, EmitError, Place},
     feasibility,
     mechanism::Job,
@@ -48,6 +49,8 @@ struct Asked {
     workload: Workload,
     model: Model,
     isa: Isa,
+    /// As if rounding cost nothing.
+    calibration: Calibration,
 }
 
 impl Asked {
@@ -57,11 +60,32 @@ impl Asked {
         let workload =
             Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
         let model = Model::read(model).unwrap_or_else(|errors| panic!("{errors}"));
-        Asked { workload, model, isa }
+        let free = Divergence { kl_mean: 0.0, kl_p999: 0.0, same_top: 1.0, logprob_p99: 0.0 };
+        let measured = calibration::candidates(&model).into_iter().map(|candidate| Measured {
+            candidate,
+            divergence: free,
+            perplexity_ratio: 1.0,
+        });
+        let calibration = Calibration {
+            version: calibration::VERSION,
+            model: String::new(),
+            texts: String::new(),
+            from_samples: false,
+            positions: 1,
+            held_out_positions: 1,
+            measured: measured.collect(),
+        };
+        Asked { workload, model, isa, calibration }
     }
 
     fn job(&self) -> Job<'_> {
-        Job { workload: &self.workload, model: &self.model, isa: self.isa }
+        Job {
+            workload: &self.workload,
+            model: &self.model,
+            isa: self.isa,
+            calibration: Some(&self.calibration),
+            held: None,
+        }
     }
 
     fn plan(&self, earlier: Option<&Plan>) -> Plan {
@@ -71,8 +95,9 @@ impl Asked {
 
     fn emit(&self, plan: &Plan) -> Result<SourceTree, EmitError> {
         let knob = |axis, name: &str| plan.on(axis).map_or(1, |decision| decision.knobs[name] as usize);
+        let held = planner::held(plan, CATALOGUE.mechanisms).expect("a plan holds weights");
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
-        let memory = feasibility::memory(&self.workload, &self.model, block, rows);
+        let memory = feasibility::memory(&self.workload, &self.model, held, block, rows);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
         emit::emit(self.job(), plan, &memory, &place, "/models/m", &CATALOGUE)
     }

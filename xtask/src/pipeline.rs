@@ -17,6 +17,7 @@ use harness::{
 use rt::tokenizer::Tokenizer;
 use synth::{
     axis::Axis,
+    calibration::Calibration,
     emit::{self, EmitError, Place},
     feasibility::{self, MemoryPlan},
     mechanism::Job,
@@ -32,6 +33,7 @@ use templates::CATALOGUE;
 use tokio::runtime::Runtime;
 
 use crate::{
+    calibration,
     exit::{Exit, Failure, OrExit, Outcome},
     repo::{self, Files},
     ui::Ui,
@@ -144,10 +146,12 @@ pub fn probe(asked: &Asked, ui: &Ui) -> Outcome<Machine> {
     Ok(machine)
 }
 
-/// A plan, and what it reserves.
+/// A plan, what it rests on, and what it reserves.
 pub struct Decided {
     /// Every decision.
     pub plan: Plan,
+    /// What rounding costs, where the spec tolerates any.
+    pub calibration: Option<Calibration>,
     /// Blocks and bytes reserved.
     pub memory: MemoryPlan,
 }
@@ -186,7 +190,7 @@ impl Decided {
                 format_args!("the plan is for {}, this machine runs {}", plan.isa.name(), isa.name()),
             );
         }
-        Self::with(asked, isa, earlier)
+        Self::with(asked, isa, earlier, calibration::here(asked, ui)?)
     }
 
     /// Decides each axis as on the machine that planned first. Nothing of this machine is asked.
@@ -195,11 +199,22 @@ impl Decided {
             let plan = repo::shown(&asked.files.plan);
             Failure::new(Exit::Regression, format!("{plan} is missing: nothing was decided yet"))
         })?;
-        Self::with(asked, earlier.isa, Some(earlier))
+        Self::with(asked, earlier.isa, Some(earlier), calibration::pinned(asked)?)
     }
 
-    fn with(asked: &Asked, isa: Isa, earlier: Option<Plan>) -> Outcome<Self> {
-        let job = Job { workload: &asked.workload, model: &asked.model, isa };
+    fn with(
+        asked: &Asked,
+        isa: Isa,
+        earlier: Option<Plan>,
+        calibration: Option<Calibration>,
+    ) -> Outcome<Self> {
+        let job = Job {
+            workload: &asked.workload,
+            model: &asked.model,
+            isa,
+            calibration: calibration.as_ref(),
+            held: None,
+        };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
         let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
         let plan = plan.map_err(|error| {
@@ -210,21 +225,30 @@ impl Decided {
             };
             Failure::new(Exit::Spec, format_args!("{}: {error}", repo::shown(file)))
         })?;
+        let held = planner::held(&plan, CATALOGUE.mechanisms)
+            .ok_or_else(|| Failure::new(Exit::Internal, "the plan does not say how weights are held"))?;
         let memory = feasibility::memory(
             &asked.workload,
             &asked.model,
+            held,
             knob(&plan, Axis::Kv, "block"),
             knob(&plan, Axis::Schedule, "rows"),
         );
         match feasibility::check_plan(&asked.workload, &asked.model, &memory) {
             Some(error) => Err(Failure::new(Exit::Spec, error)),
-            None => Ok(Self { plan, memory }),
+            None => Ok(Self { plan, calibration, memory }),
         }
     }
 
     /// The job that the plan answers.
-    pub fn job<'a>(&self, asked: &'a Asked) -> Job<'a> {
-        Job { workload: &asked.workload, model: &asked.model, isa: self.plan.isa }
+    pub fn job<'a>(&'a self, asked: &'a Asked) -> Job<'a> {
+        Job {
+            workload: &asked.workload,
+            model: &asked.model,
+            isa: self.plan.isa,
+            calibration: self.calibration.as_ref(),
+            held: Some(self.memory.held),
+        }
     }
 
     /// Writes the crate in memory, and reads it as a person would.
@@ -237,9 +261,10 @@ impl Decided {
         let tree = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &model_dir, &CATALOGUE);
         let tree = tree.map_err(|error| {
             let exit = match &error {
-                EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => {
-                    Exit::Spec
-                }
+                EmitError::MissingKnob { .. }
+                | EmitError::NoKernels { .. }
+                | EmitError::Undecided { .. }
+                | EmitError::Conflict { .. } => Exit::Spec,
                 EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
                 _ => Exit::Internal,
             };

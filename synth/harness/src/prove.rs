@@ -37,6 +37,8 @@ use proof::Check;
 use subject::Subject;
 use truth::Truth;
 
+pub(crate) use truth::{TIE, gap};
+
 pub use proof::{Digests, Measures, Proof, Surface, VERSION, Verdict};
 
 /// How long the binary may take until it answers `/health`: it maps weights and takes its memory.

@@ -3,10 +3,8 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
-    feasibility,
     mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
     model::{Model, Rope},
-    workload::Precision,
 };
 use synth_macros::Template;
 
@@ -46,11 +44,8 @@ impl Mechanism for DenseDecoder {
                 "Positions a token attends to, itself included (`sliding_window`).",
             ));
         }
-        let precision = feasibility::precision(site.job.workload, model);
-        let weight = match precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
+        let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
+        let weight = held.layers.precision().name();
         let weights = WeightsFile {
             weight,
             weight_why: &site

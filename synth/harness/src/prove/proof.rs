@@ -5,6 +5,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
+use synth::calibration::Divergence;
 use synth::workload::Tolerance;
 
 use crate::build::Artifact;
@@ -163,35 +164,22 @@ impl Check {
 impl Measures {
     /// The measures that break a bound of the spec's tolerance, in words.
     pub(super) fn broken(&self, tolerance: Tolerance) -> Vec<String> {
-        let (logprob_p99, same_top, kl_mean) = match tolerance {
-            Tolerance::Exact => (EXACT_LOGPROB_P99, 1.0, f64::INFINITY),
-            Tolerance::Bounded { logprob_p99, same_top, kl_mean } => (logprob_p99, same_top, kl_mean),
+        let bounds = match tolerance {
+            Tolerance::Exact => EXACT,
+            bounded => bounded,
         };
-        let mut broken = Vec::new();
+        let Self { kl_mean, kl_p999, same_top, logprob_p99, .. } = *self;
+        let mut broken = Divergence { kl_mean, kl_p999, same_top, logprob_p99 }.broken(bounds);
         if self.positions == 0 {
             broken.push("no position was compared".to_owned());
-        }
-        if self.logprob_p99 > logprob_p99 {
-            broken.push(format!(
-                "p99 |Δlogprob| is {:.2e}, at most {logprob_p99:.2e} is allowed",
-                self.logprob_p99
-            ));
-        }
-        if self.same_top < same_top {
-            broken.push(format!("same-top share is {:.4}, at least {same_top} is needed", self.same_top));
-        }
-        if self.kl_mean > kl_mean {
-            broken.push(format!(
-                "mean KL divergence is {:.2e}, at most {kl_mean:.2e} is allowed",
-                self.kl_mean
-            ));
         }
         broken
     }
 }
 
-/// Under `tokens: exact`: f32 sums of another order stay far below this, a wrong operation far above.
-const EXACT_LOGPROB_P99: f64 = 1e-3;
+/// Under `tokens: exact`: f32 sums of another order stay far below this |Δlogprob|, a wrong operation far above.
+const EXACT: Tolerance =
+    Tolerance::Bounded { logprob_p99: 1e-3, same_top: 1.0, kl_mean: f64::INFINITY, kl_p999: f64::INFINITY };
 
 impl Proof {
     /// A proof of which nothing is checked yet: a failed one.

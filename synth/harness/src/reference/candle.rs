@@ -62,7 +62,7 @@ impl Reference for Candle {
         let formats = match job.precision {
             Precision::F32 => vec!["f32"],
             // candle multiplies in f32 much faster than in bf16 on most CPUs, at the price of twice the memory.
-            Precision::Bf16 => vec!["f32", "bf16"],
+            Precision::Bf16 | Precision::Int8 | Precision::Int4 => vec!["f32", "bf16"],
         };
         let formats = Knob { name: "dtype", values: formats.into_iter().map(str::to_owned).collect() };
         vec![formats, thread_counts(job.threads)]

@@ -81,7 +81,7 @@ fn metadata(model: &Model, precision: Precision) -> Result<Metadata, GgufError> 
     // The codes of llama.cpp's file types: all f32, mostly bf16.
     let file_type = match precision {
         Precision::F32 => 0,
-        Precision::Bf16 => 32,
+        Precision::Bf16 | Precision::Int8 | Precision::Int4 => 32,
     };
     metadata.push("general.file_type", Value::U32(file_type));
     for (key, count) in [

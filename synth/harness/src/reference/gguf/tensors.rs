@@ -68,7 +68,7 @@ pub(super) fn of(model: &Model, precision: Precision) -> Result<Vec<Tensor<'_>>,
         .collect();
     let matrices = match precision {
         Precision::F32 => Format::F32,
-        Precision::Bf16 => Format::Bf16,
+        Precision::Bf16 | Precision::Int8 | Precision::Int4 => Format::Bf16,
     };
     // llama.cpp rotates Llama's heads in neighbouring pairs, Qwen's in halves as Hugging Face does.
     let rotated = matches!(model.family, Family::Llama | Family::Mistral).then_some(model.dims.head_dim);

@@ -1,7 +1,7 @@
 //! What mechanisms that round have in common: the calibration decides whether they fit.
 
 use synth::{
-    calibration::{Candidate, Divergence, Measured},
+    calibration::{Candidate, Divergence, Measured, clause},
     held::{Format, Held},
     mechanism::{Cost, Fit, Job},
     workload::{Precision, Tolerance},
@@ -18,7 +18,7 @@ pub fn measured<'a>(job: &Job<'a>, candidate: &Candidate) -> Result<&'a Measured
     let measured = measured.ok_or("what it loses was not measured")?;
     match measured.divergence.broken(job.workload.tolerance).as_slice() {
         [] => Ok(measured),
-        broken => Err(broken.join("; ")),
+        broken => Err(clause(broken)),
     }
 }
 
@@ -50,7 +50,7 @@ pub fn fit(job: &Job<'_>, precision: Precision) -> Fit {
         None if kept.is_empty() => Fit::no(format!(
             "it breaks the tolerance even with {}: {}",
             describe(nearest.candidate.held),
-            nearest.divergence.broken(job.workload.tolerance).join("; ")
+            clause(&nearest.divergence.broken(job.workload.tolerance))
         )),
         None => Fit::no(format!(
             "there are no kernels for {name} on {} yet; it would keep the tolerance with {}",

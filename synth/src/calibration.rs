@@ -45,6 +45,15 @@ pub struct Divergence {
     pub logprob_p99: f64,
 }
 
+/// A bound that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Its name below `tolerance` in a spec.
+    pub bound: &'static str,
+    /// What was found and what is allowed.
+    pub why: String,
+}
+
 /// One candidate and what was measured of it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,26 +151,35 @@ impl Candidate {
 }
 
 impl Divergence {
-    /// The bounds of a tolerance that this breaks, in words. Exact tokens have no bounds.
-    pub fn broken(&self, tolerance: Tolerance) -> Vec<String> {
+    /// The bounds of a tolerance that this breaks, by their names in a spec and in words. Exact tokens have no bounds.
+    pub fn broken(&self, tolerance: Tolerance) -> Vec<Broken> {
         let Tolerance::Bounded { logprob_p99, same_top, kl_mean, kl_p999 } = tolerance else {
             return Vec::new();
         };
+        // A measure that is not a number keeps no bound.
+        let is_above = |found: f64, bound: f64| found.is_nan() || found > bound;
         let mut broken = Vec::new();
-        let mut at_most = |what: &str, found: f64, bound: f64| {
-            // A measure that is not a number keeps no bound.
-            if found.is_nan() || found > bound {
-                broken.push(format!("{what} is {found:.2e}, at most {bound:.2e} is allowed"));
+        for (bound, what, found, most) in [
+            ("logprob_p99", "p99 |Δlogprob|", self.logprob_p99, logprob_p99),
+            ("kl_mean", "mean KL divergence", self.kl_mean, kl_mean),
+            ("kl_p999", "p99.9 KL divergence", self.kl_p999, kl_p999),
+        ] {
+            if is_above(found, most) {
+                let why = format!("{what} is {found:.2e}, at most {most:.2e} is allowed");
+                broken.push(Broken { bound, why });
             }
-        };
-        at_most("p99 |Δlogprob|", self.logprob_p99, logprob_p99);
-        at_most("mean KL divergence", self.kl_mean, kl_mean);
-        at_most("p99.9 KL divergence", self.kl_p999, kl_p999);
-        if self.same_top.is_nan() || self.same_top < same_top {
-            broken.push(format!("same-top share is {:.4}, at least {same_top} is needed", self.same_top));
+        }
+        if is_above(-self.same_top, -same_top) {
+            let why = format!("same-top share is {:.4}, at least {same_top} is needed", self.same_top);
+            broken.push(Broken { bound: "same_top", why });
         }
         broken
     }
+}
+
+/// The words of several broken bounds in one clause.
+pub fn clause(broken: &[Broken]) -> String {
+    broken.iter().map(|it| it.why.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 impl Calibration {
@@ -250,7 +268,7 @@ mod tests {
 
     #[test]
     fn each_bound_breaks_alone_and_not_a_number_keeps_none() {
-        assert_eq!(NEAR.broken(BOUNDS), Vec::<String>::new());
+        assert_eq!(NEAR.broken(BOUNDS), []);
         for (far, expected) in [
             (
                 Divergence { kl_mean: 2e-3, ..NEAR },
@@ -266,7 +284,8 @@ mod tests {
                 "p99 |Δlogprob| is 1.00e-1, at most 5.00e-2 is allowed",
             ),
         ] {
-            assert_eq!(far.broken(BOUNDS), [expected]);
+            let broken = far.broken(BOUNDS);
+            assert_eq!((broken.len(), clause(&broken).as_str()), (1, expected));
         }
         let nan = f64::NAN;
         let lost = Divergence { kl_mean: nan, kl_p999: nan, same_top: nan, logprob_p99: nan };

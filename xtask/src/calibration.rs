@@ -34,7 +34,7 @@ pub fn here(asked: &Asked, ui: &Ui) -> Outcome<Option<Calibration>> {
         }
     }
     let step = ui.step("Calibrate", "what rounding costs");
-    let note = |n: usize, of: usize| step.reached(n as u64, of as u64);
+    let note = |n: usize, of: usize| step.note(&format!("candidate {} of {of}", n + 1));
     let calibration = calibrate::calibrate(&asked.model, &texts, &note).map_err(|error| {
         let exit = if let CalibrateError::Oracle(_) = error { Exit::Internal } else { Exit::Spec };
         Failure::new(exit, format_args!("{}: {error}", repo::shown(&asked.model.folder)))

@@ -1,5 +1,7 @@
 //! Matrix times rows of activations.
 
+use std::array::from_fn;
+
 use crate::threads::fill_rows;
 
 /// A row-major (`n_out`, `n_in`) matrix, and a bias of `n_out` where the family has one.
@@ -44,31 +46,35 @@ impl Linear {
     /// Output columns from `first` on, each as `n` elements, so that a row of the matrix is read once.
     fn columns(&self, x: &[f32], first: usize, columns: &mut [f32]) {
         let n = x.len() / self.n_in;
-        let bias = |row: usize| self.bias.as_ref().map_or(0.0, |bias| bias[row]);
-        let x = |i: usize| &x[i * self.n_in..][..self.n_in];
-        for (i, pair) in columns.chunks_mut(2 * n).enumerate() {
-            let above = first + 2 * i;
-            // The last row may have no partner, nor the last of `x`: then it is its own.
-            let (upper, lower) = pair.split_at_mut(n);
-            let below = above + usize::from(!lower.is_empty());
-            for left in (0..n).step_by(2) {
-                let right = (left + 1).min(n - 1);
-                let sums = match left == right {
-                    true => [above, below].map(|row| [dot(self.row(row), x(left)); 2]),
-                    false => dots([self.row(above), self.row(below)], [x(left), x(right)]),
+        let last = first + columns.len() / n - 1;
+        for (i, block) in columns.chunks_mut(ROWS * n).enumerate() {
+            // Where rows or columns run out the last of them stands in, and what it gives is not kept.
+            let row_of = |i_row: usize| (first + ROWS * i + i_row).min(last);
+            let rows = from_fn(|i_row| self.row(row_of(i_row)));
+            for left in (0..n).step_by(COLUMNS) {
+                let x_of = |i_column: usize| &x[(left + i_column).min(n - 1) * self.n_in..][..self.n_in];
+                let products = match n {
+                    1 => rows.map(|row| [dot(row, x); COLUMNS]),
+                    _ => dots(rows, from_fn(x_of)),
                 };
-                for (column, sums, row) in [(&mut *upper, sums[0], above), (&mut *lower, sums[1], below)] {
-                    if !column.is_empty() {
-                        column[left] = sums[0] + bias(row);
-                        column[right] = sums[1] + bias(row);
-                    }
+                for (i_row, column) in block.chunks_mut(n).enumerate() {
+                    let bias = self.bias.as_ref().map_or(0.0, |bias| bias[row_of(i_row)]);
+                    column[left..]
+                        .iter_mut()
+                        .zip(products[i_row])
+                        .for_each(|(y, product)| *y = product + bias);
                 }
             }
         }
     }
 }
 
-/// Partial sums of a dot product: as many as the compiler keeps in vector registers for four products at once.
+/// Rows of the matrix, and of what it multiplies, that are worked on together, so that a number that is loaded is used
+/// more than once. More would not fit the sixteen vector registers.
+const ROWS: usize = 3;
+const COLUMNS: usize = 2;
+
+/// Partial sums of a dot product, as wide as a vector register.
 const LANES: usize = 8;
 
 /// Σ a·b.
@@ -77,20 +83,37 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     total(chunks.fold([0.0; LANES], |sums, (a, b)| plus(sums, a, b))) + tail(a, b)
 }
 
-/// The dot product of each row of `a` with each of `b`, to the bit as [`dot`] has it. Two by two, every number that is
-/// loaded is used twice.
-fn dots(a: [&[f32]; 2], b: [&[f32]; 2]) -> [[f32; 2]; 2] {
-    let ([a0, a1], [b0, b1]) = (a.map(|a| a.as_chunks().0), b.map(|b| b.as_chunks().0));
-    let mut sums = [[[0.0; LANES]; 2]; 2];
-    for (((a0, a1), b0), b1) in a0.iter().zip(a1).zip(b0).zip(b1) {
-        sums[0] = [plus(sums[0][0], a0, b0), plus(sums[0][1], a0, b1)];
-        sums[1] = [plus(sums[1][0], a1, b0), plus(sums[1][1], a1, b1)];
+/// The dot product of each row of `a` with each of `b`, to the bit as [`dot`] has it.
+fn dots(a: [&[f32]; ROWS], b: [&[f32]; COLUMNS]) -> [[f32; COLUMNS]; ROWS] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has just been found to have AVX2.
+        return unsafe { dots_avx2(a, b) };
     }
-    let whole = |sums: [f32; LANES], a, b| total(sums) + tail(a, b);
-    [
-        [whole(sums[0][0], a[0], b[0]), whole(sums[0][1], a[0], b[1])],
-        [whole(sums[1][0], a[1], b[0]), whole(sums[1][1], a[1], b[1])],
-    ]
+    dots_by_lanes(a, b)
+}
+
+/// The same code, compiled for registers of eight lanes. Nothing is fused or reordered, so no bit differs.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dots_avx2(a: [&[f32]; ROWS], b: [&[f32]; COLUMNS]) -> [[f32; COLUMNS]; ROWS] {
+    dots_by_lanes(a, b)
+}
+
+#[inline(always)]
+fn dots_by_lanes(a: [&[f32]; ROWS], b: [&[f32]; COLUMNS]) -> [[f32; COLUMNS]; ROWS] {
+    let n_chunks = a[0].len() / LANES;
+    let (a_chunks, b_chunks) =
+        (a.map(|a| &a.as_chunks().0[..n_chunks]), b.map(|b| &b.as_chunks().0[..n_chunks]));
+    let mut sums = [[[0.0; LANES]; COLUMNS]; ROWS];
+    for i in 0..n_chunks {
+        for row in 0..ROWS {
+            for column in 0..COLUMNS {
+                sums[row][column] = plus(sums[row][column], &a_chunks[row][i], &b_chunks[column][i]);
+            }
+        }
+    }
+    from_fn(|row| from_fn(|column| total(sums[row][column]) + tail(a[row], b[column])))
 }
 
 /// `sums` plus the products of `a` and `b`, lane by lane.

@@ -169,7 +169,8 @@ impl Measures {
             bounded => bounded,
         };
         let Self { kl_mean, kl_p999, same_top, logprob_p99, .. } = *self;
-        let mut broken = Divergence { kl_mean, kl_p999, same_top, logprob_p99 }.broken(bounds);
+        let broken = Divergence { kl_mean, kl_p999, same_top, logprob_p99 }.broken(bounds);
+        let mut broken: Vec<String> = broken.into_iter().map(|it| it.why).collect();
         if self.positions == 0 {
             broken.push("no position was compared".to_owned());
         }

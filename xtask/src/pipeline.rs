@@ -12,7 +12,7 @@ use harness::{
     build::{self, Artifact, BuildError},
     model_maker::SHAPES,
     probe::Machine,
-    prove::{self, Proof, ProveError, Verdict},
+    prove::{self, Proof, ProveError, Recorded, Verdict},
 };
 use rt::tokenizer::Tokenizer;
 use synth::{
@@ -322,9 +322,9 @@ impl Decided {
 /// Proves a binary and keeps the proof beside its crate. A failed one is kept too, and is no proof.
 pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> Outcome<Proof> {
     let step = ui.step("Prove", artifact.name.clone());
-    let golden = golden(asked);
+    let recorded = recorded(asked);
     let note = |what: &str| step.note(what);
-    let proving = prove::prove(artifact, &asked.workload, &asked.model, golden.as_deref(), &note);
+    let proving = prove::prove(artifact, &asked.workload, &asked.model, &recorded, &note);
     let proof = runtime.block_on(proving).map_err(|error| {
         let exit = if matches!(error, ProveError::Process(_)) { Exit::Proof } else { Exit::Internal };
         Failure::new(exit, error)
@@ -390,13 +390,16 @@ pub fn reserved(asked: &Asked, memory: &MemoryPlan) -> String {
     )
 }
 
-/// What HF transformers says about a fixture, where that was recorded.
-fn golden(asked: &Asked) -> Option<std::path::PathBuf> {
+/// What is known of a fixture beside its folder.
+fn recorded(asked: &Asked) -> Recorded {
     let fixtures = repo::root().join("tests/fixtures");
-    let folder = asked.model.folder.canonicalize().ok()?;
-    let name = folder.strip_prefix(fixtures.join("models")).ok()?;
-    let golden = fixtures.join("goldens").join(name).with_extension("json");
-    golden.is_file().then_some(golden)
+    let folder = asked.model.folder.canonicalize().unwrap_or_default();
+    let Ok(name) = folder.strip_prefix(fixtures.join("models")) else { return Recorded::default() };
+    let file = |kind: &str, extension: &str| {
+        let file = fixtures.join(kind).join(name).with_extension(extension);
+        file.is_file().then_some(file)
+    };
+    Recorded { golden: file("goldens", "json"), held_out: file("held_out", "txt") }
 }
 
 /// What runs the load generator and the proof's questions: one thread, since the cores belong to the servers.

@@ -11,7 +11,7 @@ use std::{
 
 use synth::{
     axis::Axis,
-    calibration::{self, Calibration, Divergence, Measured},
+    calibration::Calibration,
     emit::{self, EmitError, Place},
     feasibility,
     mechanism::Job,
@@ -27,6 +27,7 @@ use templates::CATALOGUE;
 use crate::{
     command::{self, Bounds},
     scratch::{Scratch, fixture, odd_model},
+    tolerance::calibration,
 };
 
 /// The families, each as its fixture has it.
@@ -49,7 +50,6 @@ struct Asked {
     workload: Workload,
     model: Model,
     isa: Isa,
-    /// As if rounding cost nothing.
     calibration: Calibration,
 }
 
@@ -60,21 +60,8 @@ impl Asked {
         let workload =
             Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
         let model = Model::read(model).unwrap_or_else(|errors| panic!("{errors}"));
-        let free = Divergence { kl_mean: 0.0, kl_p999: 0.0, same_top: 1.0, logprob_p99: 0.0 };
-        let measured = calibration::candidates(&model).into_iter().map(|candidate| Measured {
-            candidate,
-            divergence: free,
-            perplexity_ratio: 1.0,
-        });
-        let calibration = Calibration {
-            version: calibration::VERSION,
-            model: String::new(),
-            texts: String::new(),
-            from_samples: false,
-            positions: 1,
-            held_out_positions: 1,
-            measured: measured.collect(),
-        };
+        // As if rounding cost nothing.
+        let calibration = calibration(&model, |_| 0.0);
         Asked { workload, model, isa, calibration }
     }
 

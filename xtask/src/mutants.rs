@@ -160,8 +160,8 @@ impl Trial<'_> {
             threads: self.asked.workload.target.threads,
         };
         let note = |what: &str| step.note(what);
-        let proving =
-            prove::prove(&artifact, &self.asked.workload, &self.asked.model, &Recorded::default(), &note);
+        let recorded = Recorded::default();
+        let proving = prove::prove(&artifact, &self.asked.workload, &self.asked.model, &recorded, &note);
         let proof = self.runtime.block_on(proving).map_err(|error| error.to_string());
         step.done();
         Ok(proof)

@@ -3,7 +3,10 @@
 //! `harness::calibrate` measures; nothing here computes a model. A calibration is kept beside the plan, so that planning
 //! again, on any machine, asks nobody.
 
-use std::{fs, io, path::Path};
+use std::{
+    io::{self, Read},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -12,10 +15,14 @@ use crate::{
     held::{Format, HEAD_GROUP, Held, INT4_GROUPS, INT8_GROUPS},
     model::{Digests, Model},
     workload::{Precision, Tolerance, Workload},
+    yaml,
 };
 
 /// The version of the format, and of the arithmetic behind the numbers. A reader refuses any other.
 pub const VERSION: u32 = 1;
+
+/// Longest file that is read, bytes.
+const MAX_BYTES: u64 = 256 << 10;
 
 /// One way to hold and multiply a model with fewer bits than it was stored with.
 ///
@@ -216,15 +223,17 @@ impl Calibration {
     /// When it cannot be read, or is no calibration.
     pub fn read(path: &Path) -> Result<Option<Calibration>, CalibrationError> {
         let shown = path.display().to_string();
-        let text = match fs::read(path) {
-            Ok(text) => text,
+        let mut text = Vec::new();
+        match yaml::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut text)) {
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CalibrationError::Read { path: shown, source }),
-        };
-        let malformed = |error: serde_json::Error| CalibrationError::Malformed {
-            path: shown.clone(),
-            message: error.to_string(),
-        };
+        }
+        let refused = |message| CalibrationError::Malformed { path: shown.clone(), message };
+        if text.len() as u64 > MAX_BYTES {
+            return Err(refused(format!("a calibration is at most {} KiB", MAX_BYTES >> 10)));
+        }
+        let malformed = |error: serde_json::Error| refused(error.to_string());
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(malformed)?;
         if value.get("version").is_some_and(|version| *version != VERSION) {
             return Ok(None);
@@ -299,14 +308,17 @@ mod tests {
         let calibration = calibration(&model);
         let path = folder.path().join("x.calibration.json");
         assert_eq!(Calibration::read(&path).expect("absent"), None);
-        folder.write("x.calibration.json", &calibration.to_json());
+        folder.write("x.calibration.json", calibration.to_json());
         assert_eq!(Calibration::read(&path).expect("it reads"), Some(calibration.clone()));
         // A line for each candidate, so that a difference shows which one changed.
         assert_eq!(calibration.to_json().lines().count(), calibration.measured.len() + 10);
         let other = calibration.to_json().replace("\"version\": 1", "\"version\": 2, \"more\": []");
         folder.write("x.calibration.json", &other);
         assert_eq!(Calibration::read(&path).expect("it is another version"), None);
-        for text in ["{", "[]", "{\"version\": 1}", &calibration.to_json().replace("kl_mean", "kl_men")] {
+        let long = " ".repeat(MAX_BYTES as usize + 1);
+        for text in
+            ["{", "[]", "{\"version\": 1}", &long, &calibration.to_json().replace("kl_mean", "kl_men")]
+        {
             folder.write("x.calibration.json", text);
             let message = Calibration::read(&path).expect_err("it is refused").to_string();
             assert!(message.contains("delete the file to have it measured anew"), "{message}");

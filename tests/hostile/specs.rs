@@ -188,7 +188,7 @@ fn what_cannot_be_served_is_refused_with_the_arithmetic() {
             "a head coarser than its layers",
             "api:",
             "weights: { layers: int8, head: int4 }\ntolerance: { kl_mean: 0.1 }\napi:",
-            &["spec.yaml:9:31: weights.head: expected no fewer bits than the layers have"],
+            &["spec.yaml:9:32: weights.head: expected no fewer bits than the layers have"],
         ),
         with(
             "a tolerance that cannot be",

@@ -12,9 +12,12 @@ mod bf16_weights;
 mod continuous_batching;
 mod f32_weights;
 mod families;
+mod int4_weights;
+mod int8_weights;
 mod kernels;
 mod paged_kv;
 mod prefix_cache;
+mod rounded;
 mod sampling;
 mod scalar_kernels;
 mod skeleton;
@@ -27,6 +30,8 @@ pub const CATALOGUE: Catalogue = Catalogue {
         &families::dense_decoder::DenseDecoder,
         &f32_weights::F32Weights,
         &bf16_weights::Bf16Weights,
+        &int8_weights::Int8Weights,
+        &int4_weights::Int4Weights,
         &amx_kernels::AmxKernels,
         &amx_bf16_kernels::AmxBf16Kernels,
         &avx512_kernels::Avx512Kernels,

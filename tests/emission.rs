@@ -11,6 +11,7 @@ use std::{
 
 use synth::{
     axis::Axis,
+    calibration::Calibration,
     emit::{self, EmitError, Place},
     feasibility,
     mechanism::Job,
@@ -26,6 +27,7 @@ use templates::CATALOGUE;
 use crate::{
     command::{self, Bounds},
     scratch::{Scratch, fixture, odd_model},
+    tolerance::calibration,
 };
 
 /// The families, each as its fixture has it.
@@ -48,6 +50,7 @@ struct Asked {
     workload: Workload,
     model: Model,
     isa: Isa,
+    calibration: Calibration,
 }
 
 impl Asked {
@@ -57,11 +60,19 @@ impl Asked {
         let workload =
             Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
         let model = Model::read(model).unwrap_or_else(|errors| panic!("{errors}"));
-        Asked { workload, model, isa }
+        // As if rounding cost nothing.
+        let calibration = calibration(&model, |_| 0.0);
+        Asked { workload, model, isa, calibration }
     }
 
     fn job(&self) -> Job<'_> {
-        Job { workload: &self.workload, model: &self.model, isa: self.isa }
+        Job {
+            workload: &self.workload,
+            model: &self.model,
+            isa: self.isa,
+            calibration: Some(&self.calibration),
+            held: None,
+        }
     }
 
     fn plan(&self, earlier: Option<&Plan>) -> Plan {
@@ -71,8 +82,9 @@ impl Asked {
 
     fn emit(&self, plan: &Plan) -> Result<SourceTree, EmitError> {
         let knob = |axis, name: &str| plan.on(axis).map_or(1, |decision| decision.knobs[name] as usize);
+        let held = planner::held(plan, CATALOGUE.mechanisms).expect("a plan holds weights");
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
-        let memory = feasibility::memory(&self.workload, &self.model, block, rows);
+        let memory = feasibility::memory(&self.workload, &self.model, held, block, rows);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
         emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE).map(|it| it.tree)
     }

@@ -16,3 +16,5 @@ mod openai;
 mod scratch;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod tolerance;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::held::{Format, Held, INT4_GROUPS, INT8_GROUPS};
 use crate::model::{Dtype, Model};
 use crate::target::MachineFacts;
 use crate::workload::{Api, Bytes, Metric, Precision, SpecError, Tolerance, Workload};
@@ -11,7 +12,9 @@ use crate::workload::{Api, Bytes, Metric, Precision, SpecError, Tolerance, Workl
 /// What a server allocates before it is ready, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
-    /// Weight matrices in the served precision, vectors in f32.
+    /// How weights are held.
+    pub held: Held,
+    /// Weight matrices as they are held, scales included; vectors in f32.
     pub weights: u64,
     /// Positions in one KV block.
     pub block: usize,
@@ -30,12 +33,23 @@ const BLOCK: usize = 16;
 /// Weights up to this size may stay in a last-level cache, so memory bandwidth does not bound them.
 const CACHE_BYTES: u64 = 256 << 20;
 
-/// The precision that `workload` serves `model` in: as asked, else as stored (f16 widens to f32, which loses nothing).
-pub fn precision(workload: &Workload, model: &Model) -> Precision {
-    workload.weights.unwrap_or(match model.stored {
-        Dtype::Bf16 => Precision::Bf16,
-        Dtype::F32 | Dtype::F16 => Precision::F32,
-    })
+/// The smallest that `model` can be held while it serves `workload`: as asked, as stored for exact tokens, else in the
+/// fewest bits that there are. What a plan holds is at least this.
+pub fn least_held(workload: &Workload, model: &Model) -> Held {
+    let coarsest = |precision| match precision {
+        Precision::F32 => Format::F32,
+        Precision::Bf16 => Format::Bf16,
+        Precision::Int8 => Format::Int8(INT8_GROUPS[INT8_GROUPS.len() - 1]),
+        Precision::Int4 => Format::Int4(INT4_GROUPS[INT4_GROUPS.len() - 1]),
+    };
+    match (workload.weights, workload.tolerance) {
+        (Some(weights), _) => {
+            let layers = coarsest(weights.layers);
+            Held { layers, head: weights.head.map_or(layers, coarsest) }
+        }
+        (None, Tolerance::Exact) => Held::as_stored(model),
+        (None, Tolerance::Bounded { .. }) => Held::all(coarsest(Precision::Int4)),
+    }
 }
 
 /// Most positions of one sequence: the longest prompt and the longest output.
@@ -43,13 +57,13 @@ pub fn max_positions(workload: &Workload) -> usize {
     workload.traffic.prompt.max + workload.traffic.output.max
 }
 
-/// What serving `model` allocates with KV blocks of `block` positions and steps of at most `rows` positions.
-pub fn memory(workload: &Workload, model: &Model, block: usize, rows: usize) -> MemoryPlan {
+/// What serving `model` allocates when weights are held as `held`, with KV blocks of `block` positions and steps of at
+/// most `rows` positions.
+pub fn memory(workload: &Workload, model: &Model, held: Held, block: usize, rows: usize) -> MemoryPlan {
     const F32: u64 = size_of::<f32>() as u64;
     let dims = &model.dims;
     let (concurrency, positions) = (workload.traffic.concurrency, max_positions(workload));
-    let weights =
-        model.n_matrix_weights() * precision(workload, model).bytes() + model.n_vector_weights() * F32;
+    let weights = held.bytes(model) + model.n_vector_weights() * F32;
     let kv_blocks = (concurrency * positions.div_ceil(block)) as u64;
     // The only product that legal specs and models can push beyond 64 bits.
     let kv_bytes = kv_blocks.saturating_mul((block as u64).saturating_mul(kv_bytes_per_position(model)));
@@ -61,6 +75,7 @@ pub fn memory(workload: &Workload, model: &Model, block: usize, rows: usize) -> 
     let logits = (concurrency + 2) * dims.vocab;
     let scratch = (activations + scores + rotary + logits) as u64 * F32;
     MemoryPlan {
+        held,
         weights,
         block,
         kv_blocks,
@@ -98,7 +113,8 @@ fn check_context(workload: &Workload, model: &Model) -> Option<SpecError> {
 
 fn check_memory(workload: &Workload, model: &Model) -> Option<SpecError> {
     // Before a plan there is no number of rows; one per sequence is the least that any plan has.
-    check_plan(workload, model, &memory(workload, model, BLOCK, workload.traffic.concurrency))
+    let held = least_held(workload, model);
+    check_plan(workload, model, &memory(workload, model, held, BLOCK, workload.traffic.concurrency))
 }
 
 /// Whether the steps and blocks of a plan fit as well: both may be larger than the least there is.
@@ -123,12 +139,19 @@ fn over_memory(workload: &Workload, model: &Model, plan: &MemoryPlan) -> String 
 
 /// Rounded weights are another model: its tokens cannot be promised to equal the stored one's.
 fn check_rounding(workload: &Workload, model: &Model) -> Option<SpecError> {
-    let rounds = precision(workload, model) == Precision::Bf16 && model.stored != Dtype::Bf16;
+    let weights = workload.weights?;
+    let rounds = |precision: &Precision| match precision {
+        Precision::F32 => false,
+        Precision::Bf16 => model.stored != Dtype::Bf16,
+        Precision::Int8 | Precision::Int4 => true,
+    };
+    let rounded = [Some(weights.layers), weights.head].into_iter().flatten().find(rounds)?;
     let message = format!(
-        "bf16 rounds weights stored as {}, so tokens cannot be promised exact; give bounds under tolerance, or leave the weights as stored",
+        "{} rounds weights stored as {}, so tokens cannot be promised exact; give bounds under tolerance, or leave the weights as stored",
+        rounded.name(),
         model.stored.name()
     );
-    (rounds && workload.tolerance == Tolerance::Exact).then(|| workload.error("weights", message))
+    (workload.tolerance == Tolerance::Exact).then(|| workload.error("weights", message))
 }
 
 fn check_chat(workload: &Workload, model: &Model) -> Option<SpecError> {
@@ -186,7 +209,7 @@ fn pass(n: usize, workload: &Workload, model: &Model, machine: &MachineFacts) ->
     let n_tables = if model.tied { 1 } else { 2 };
     let layers = model.n_matrix_weights() - n_tables * head;
     let operations = 2.0 * (layers as f64 * n as f64 + head as f64);
-    let bytes = (layers + head) * precision(workload, model).bytes();
+    let bytes = least_held(workload, model).bytes_per_pass(model);
     let arithmetic = Floor {
         time: seconds(operations / machine.flops),
         why: format!("{:.3} GFLOP at {:.1} GFLOP/s", operations / 1e9, machine.flops / 1e9),
@@ -290,14 +313,14 @@ traffic:
         let folder = Folder::qwen3();
         let model = Model::read(folder.path()).expect("the folder is valid");
         let workload = workload(&folder, "small", "small");
-        let plan = memory(&workload, &model, 16, 32);
+        let plan = memory(&workload, &model, Held::as_stored(&model), 16, 32);
         assert_eq!(plan.total, plan.weights + plan.kv_bytes + plan.scratch);
         assert_eq!(plan.kv_blocks, 3 * 5);
         // Two layers of keys and values, one head of 6, four bytes each.
         assert_eq!(plan.kv_bytes, 15 * 16 * 2 * 2 * 6 * 4);
         assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
         for (block, rows) in [(1, 32), (16, 64), (64, 32)] {
-            let other = memory(&workload, &model, block, rows);
+            let other = memory(&workload, &model, Held::as_stored(&model), block, rows);
             assert!(other.kv_blocks * block as u64 >= 3 * 80 && other.weights == plan.weights);
         }
     }
@@ -342,14 +365,21 @@ traffic:
         let model = Model::read(folder.path()).expect("the folder is valid");
         let workload = workload(&folder, "1MiB", "40KiB");
         assert_eq!(check(&workload, &model, &machine()), []);
-        assert_eq!(check_plan(&workload, &model, &memory(&workload, &model, 16, 3)), None);
+        assert_eq!(
+            check_plan(&workload, &model, &memory(&workload, &model, Held::as_stored(&model), 16, 3)),
+            None
+        );
         let error =
-            check_plan(&workload, &model, &memory(&workload, &model, 16, 256)).expect("256 rows are many");
+            check_plan(&workload, &model, &memory(&workload, &model, Held::as_stored(&model), 16, 256))
+                .expect("256 rows are many");
         assert!(
             error.to_string().contains("spec.yaml:3:38: target.cpu.memory: weights 3.8 KiB + KV 15 blocks"),
             "{error}"
         );
-        assert!(check_plan(&workload, &model, &memory(&workload, &model, 64, 3)).is_some());
+        assert!(
+            check_plan(&workload, &model, &memory(&workload, &model, Held::as_stored(&model), 64, 3))
+                .is_some()
+        );
     }
 
     #[test]
@@ -359,6 +389,13 @@ traffic:
         folder.write("model.safetensors", safetensors(&qwen3_tensors("F32")));
         let found = errors(&folder, "small", "small\nweights: bf16");
         assert!(found[0].starts_with("2:10: weights: bf16 rounds weights stored as F32"), "{found:#?}");
+        for (weights, name) in [("int4", "int4"), ("{ layers: int8, head: f32 }", "int8")] {
+            let found = errors(&folder, "small", &format!("small\nweights: {weights}"));
+            assert!(
+                found[0].contains(&format!("weights: {name} rounds weights stored as F32")),
+                "{found:#?}"
+            );
+        }
         let bounded = "small\nweights: bf16\ntolerance: { kl_mean: 0.01 }";
         assert_eq!(errors(&folder, "small", bounded), Vec::<String>::new());
     }

@@ -1,8 +1,10 @@
 //! The synthesizer: workload and model in, plan and crate out. Pure: no clock, no network, no CUDA.
 
 pub mod axis;
+pub mod calibration;
 pub mod emit;
 pub mod feasibility;
+pub mod held;
 pub mod image;
 pub mod mechanism;
 pub mod model;

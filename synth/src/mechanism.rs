@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     axis::Axis,
+    calibration::Calibration,
     emit::EmitError,
     feasibility::MemoryPlan,
+    held::Held,
     image::Tensor,
     model::Model,
     plan::{Decision, Plan},
@@ -25,6 +27,10 @@ pub struct Job<'a> {
     pub model: &'a Model,
     /// The instruction set that `target.cpu.isa` was resolved to. Pinned by the plan.
     pub isa: Isa,
+    /// What rounding costs, where the tolerance leaves room for any and it was measured.
+    pub calibration: Option<&'a Calibration>,
+    /// How weights are held, once that is decided: every axis after `weights` may look at it.
+    pub held: Option<Held>,
 }
 
 /// One way to serve, and how to write it. One folder of `templates/` implements it once.
@@ -40,6 +46,10 @@ pub trait Mechanism: fmt::Debug + Sync {
     /// The numbers that tune it, each with the values worth trying.
     fn knobs(&self) -> &'static [KnobSpec] {
         &[]
+    }
+    /// How it holds weights with these knobs, on the axis of weights.
+    fn holds(&self, _: &Knobs) -> Option<Held> {
+        None
     }
     /// Whether this job wants it, with the estimate that says so.
     fn fit(&self, job: &Job<'_>) -> Fit;
@@ -101,6 +111,8 @@ pub struct KnobSpec {
     pub doc: &'static str,
     /// The values a search tries, ascending.
     pub values: &'static [u64],
+    /// Whether there is code for these values and no others.
+    pub is_closed: bool,
 }
 
 /// A rule's answer to one job.

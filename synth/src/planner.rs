@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     axis::Axis,
+    held::Held,
     mechanism::{Cost, Fit, Job, Knobs, Mechanism},
     plan::{Author, Decision, NONE, Plan, VERSION},
     reading,
@@ -55,6 +56,20 @@ pub enum PlanningError {
         /// The mechanism's own refusal.
         why: String,
     },
+    /// A knob holds a number that its mechanism has no code for.
+    #[error("the plan's decision on {axis}: `{knob}` of {mechanism} is {value}, expected one of {known}")]
+    KnobChoice {
+        /// The axis.
+        axis: Axis,
+        /// The mechanism.
+        mechanism: String,
+        /// The knob.
+        knob: String,
+        /// The number found.
+        value: u64,
+        /// The numbers there are.
+        known: String,
+    },
     /// A knob holds a number that nothing can be made of.
     #[error(
         "the plan's decision on {axis}: `{knob}` of {mechanism} is {value}, expected a whole number from 1 to {most}"
@@ -105,7 +120,8 @@ pub fn ask(job: &Job<'_>, catalogue: &[&'static dyn Mechanism]) -> Vec<Answer> {
     catalogue.iter().map(|&mechanism| Answer { mechanism, fit: mechanism.fit(job) }).collect()
 }
 
-/// Decides each axis. What a person or a search decided in `earlier` stands; rules are asked again.
+/// Decides each axis in order, so that those after `weights` know how weights are held. What a person or a search
+/// decided in `earlier` stands; rules are asked again.
 ///
 /// # Errors
 /// [`PlanningError`] if an axis cannot be answered or `earlier` names what does not exist.
@@ -115,13 +131,17 @@ pub fn plan(
     earlier: Option<&Plan>,
     catalogue: &[&'static dyn Mechanism],
 ) -> Result<Plan, PlanningError> {
-    let answers = ask(job, catalogue);
+    let mut job = *job;
     let mut decisions = BTreeMap::new();
     for axis in Axis::ALL {
+        let answers = ask(&job, catalogue);
         let decision = match earlier.and_then(|plan| plan.on(axis)) {
             Some(decision) if decision.by != Author::Rule => keep(axis, decision, &answers)?,
             _ => decide(axis, &answers)?,
         };
+        if axis == Axis::Weights {
+            job.held = holds(&decision, catalogue);
+        }
         decisions.insert(axis, decision);
     }
     Ok(Plan {
@@ -131,6 +151,16 @@ pub fn plan(
         weights: weights_digest.to_owned(),
         decisions,
     })
+}
+
+/// How a plan holds weights; `None` where it has no decision on that.
+pub fn held(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
+    holds(plan.on(Axis::Weights)?, catalogue)
+}
+
+fn holds(decision: &Decision, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
+    let chosen = catalogue.iter().find(|it| it.name() == decision.mechanism)?;
+    chosen.holds(&decision.knobs)
 }
 
 /// What one decoded token costs under a plan, summed over its axes.
@@ -184,9 +214,17 @@ fn keep(axis: Axis, decision: &Decision, answers: &[Answer]) -> Result<Decision,
                 // What a search tries, or what the rule itself would take where that is more.
                 let chosen = knobs.get(spec.name).copied().unwrap_or(1);
                 let most = spec.values.iter().copied().fold(chosen, u64::max);
-                if let Some(&value) = kept.knobs.get(spec.name)
-                    && !(1..=most).contains(&value)
-                {
+                let Some(&value) = kept.knobs.get(spec.name) else { continue };
+                if spec.is_closed && !spec.values.contains(&value) {
+                    return Err(PlanningError::KnobChoice {
+                        axis,
+                        mechanism: decision.mechanism.clone(),
+                        knob: spec.name.to_owned(),
+                        value,
+                        known: list(spec.values.iter().map(ToString::to_string)),
+                    });
+                }
+                if !(1..=most).contains(&value) {
                     return Err(PlanningError::KnobValue {
                         axis,
                         mechanism: decision.mechanism.clone(),
@@ -257,8 +295,8 @@ fn on(axis: Axis, answers: &[Answer]) -> impl Iterator<Item = &Answer> {
     answers.iter().filter(move |answer| answer.mechanism.axis() == axis)
 }
 
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.collect();
+fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
+    let names: Vec<_> = names.map(|name| name.as_ref().to_owned()).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
@@ -295,11 +333,14 @@ mod tests {
         }
 
         fn knobs(&self) -> &'static [KnobSpec] {
-            &[KnobSpec { name: "size", doc: "how large it is", values: &[8, 64] }]
+            &[
+                KnobSpec { name: "size", doc: "how large it is", values: &[8, 64], is_closed: false },
+                KnobSpec { name: "kind", doc: "which it is", values: &[2, 4], is_closed: true },
+            ]
         }
 
         fn fit(&self, _: &Job<'_>) -> Fit {
-            Fit::yes(Cost::default(), "It fits everything.").with("size", 100)
+            Fit::yes(Cost::default(), "It fits everything.").with("size", 100).with("kind", 4)
         }
 
         fn parts(&self, _: &Site<'_>) -> Result<Vec<Part>, EmitError> {
@@ -331,7 +372,7 @@ traffic:
 ";
         let workload = Workload::parse(&folder.path().join("spec.yaml"), spec).expect("the spec is valid");
         let model = Model::read(folder.path()).expect("the folder is valid");
-        let job = Job { workload: &workload, model: &model, isa: Isa::Scalar };
+        let job = Job { workload: &workload, model: &model, isa: Isa::Scalar, calibration: None, held: None };
         let mut earlier = plan(&job, "0", None, &CATALOGUE).expect("everything fits");
         let decision = earlier.decisions.get_mut(&Axis::Kv).expect("every axis is decided");
         decision.by = Author::User;
@@ -346,7 +387,8 @@ traffic:
             let decided = replan(|decision| {
                 decision.knobs.insert("size".into(), size);
             });
-            assert_eq!(decided.expect("it fits").knobs, Knobs::from([("size".into(), size)]));
+            let knobs = decided.expect("it fits").knobs;
+            assert_eq!(knobs, Knobs::from([("size".into(), size), ("kind".into(), 4)]));
         }
         let decided = replan(|decision| decision.knobs.clear()).expect("it fits");
         assert_eq!((decided.knobs["size"], decided.by), (100, Author::User));
@@ -364,9 +406,13 @@ traffic:
             assert!(message.contains(&expected), "{message}");
         }
         let message = refused(&|decision| {
+            decision.knobs.insert("kind".into(), 3);
+        });
+        assert!(message.contains("on kv: `kind` of willing is 3, expected one of 2, 4"), "{message}");
+        let message = refused(&|decision| {
             decision.knobs.insert("sise".into(), 8);
         });
-        assert!(message.contains("sets `sise`, which willing does not have; it has size"), "{message}");
+        assert!(message.contains("sets `sise`, which willing does not have; it has size, kind"), "{message}");
         let message = refused(&|decision| decision.mechanism = "wiling".into());
         assert!(
             message.contains("names `wiling`, which is not in the catalogue; the axis has willing"),

@@ -37,8 +37,9 @@ pub struct Workload {
     pub name: String,
     /// Where the model folder is.
     pub model: ModelSource,
-    /// Precision of the weight matrices in memory; `None` keeps them as stored.
-    pub weights: Option<Precision>,
+    /// Precision of the weight matrices in memory, where the spec forces one. `None` keeps them as stored, or rounds
+    /// them as far as the tolerance allows.
+    pub weights: Option<Weights>,
     /// The CPU to serve on.
     pub target: Cpu,
     /// What arrives.
@@ -72,14 +73,27 @@ pub enum ModelSource {
     },
 }
 
-/// Number format of the weight matrices in memory.
+/// The precision that a spec forces on weight matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Weights {
+    /// Matrices of the layers.
+    pub layers: Precision,
+    /// Output head and embedding; `None` leaves them to the plan.
+    pub head: Option<Precision>,
+}
+
+/// How finely a weight is held, from the finest down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE single precision, 4 bytes.
+    /// IEEE single precision.
     F32,
-    /// bfloat16, 2 bytes.
+    /// bfloat16.
     Bf16,
+    /// Codes of 8 bits in groups with a scale.
+    Int8,
+    /// Codes of 4 bits in groups with a scale.
+    Int4,
 }
 
 /// What arrives, and how much of it at once.
@@ -183,6 +197,8 @@ pub enum Tolerance {
         same_top: f64,
         /// Mean Kullback-Leibler divergence, nats.
         kl_mean: f64,
+        /// 99.9th percentile of the Kullback-Leibler divergence, nats.
+        kl_p999: f64,
     },
 }
 
@@ -239,19 +255,26 @@ impl Metric {
 }
 
 impl Precision {
+    /// Every precision, from the finest down.
+    pub const ALL: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::Int8, Precision::Int4];
+
     /// The spelling in specs and plans.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
         }
     }
 
-    /// Bytes of one weight.
-    pub fn bytes(self) -> u64 {
+    /// Bits of one weight, its share of a scale apart.
+    pub fn bits(self) -> u64 {
         match self {
-            Precision::F32 => 4,
-            Precision::Bf16 => 2,
+            Precision::F32 => 32,
+            Precision::Bf16 => 16,
+            Precision::Int8 => 8,
+            Precision::Int4 => 4,
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use synth::{
     axis::Axis,
+    calibration::Candidate,
     emit::EmitError,
-    feasibility,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
-    workload::{Precision, Tolerance},
 };
 
-use crate::kernels::{Kernels, Terms, cost, kernels};
+use crate::{
+    kernels::{Kernels, Terms, cost, kernels},
+    rounded,
+};
 
 /// Bf16 weights in AMX tiles, sixteen rows at a time, activations rounded to bf16.
 #[derive(Debug)]
@@ -36,11 +39,13 @@ impl Mechanism for AmxBf16Kernels {
         if job.isa < Isa::Amx {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        if feasibility::precision(job.workload, job.model) != Precision::Bf16 {
-            return Fit::no("weights are held in f32");
+        let held = Held::all(Format::Bf16);
+        if job.held != Some(held) {
+            return Fit::no("weights are not held in bf16");
         }
-        if matches!(job.workload.tolerance, Tolerance::Exact) {
-            return Fit::no("activations are rounded to bf16, and the tolerance asks for exact tokens");
+        let rounding = Candidate { bf16_activations: true, ..Candidate::of(held) };
+        if let Err(why) = rounded::measured(job, &rounding) {
+            return Fit::no(format!("activations are rounded to bf16: {why}"));
         }
         // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
         // columns by thirty-two k, when prompts are read; decoding is bound by memory whatever computes it.

@@ -3,10 +3,9 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
-    feasibility,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
-    workload::Precision,
 };
 
 use crate::kernels::{Kernels, Terms, cost, kernels};
@@ -36,8 +35,8 @@ impl Mechanism for AmxKernels {
         if job.isa < Isa::Amx {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        if feasibility::precision(job.workload, job.model) != Precision::Bf16 {
-            return Fit::no("weights are held in f32");
+        if job.held != Some(Held::all(Format::Bf16)) {
+            return Fit::no("weights are not held in bf16");
         }
         // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
         // columns by thirty-two k, when prompts are read; decoding is bound by memory whatever computes it.

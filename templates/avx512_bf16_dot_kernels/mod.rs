@@ -2,14 +2,17 @@
 
 use synth::{
     axis::Axis,
+    calibration::Candidate,
     emit::EmitError,
-    feasibility,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
-    workload::{Precision, Tolerance},
 };
 
-use crate::kernels::{Kernels, Terms, cost, kernels};
+use crate::{
+    kernels::{Kernels, Terms, cost, kernels},
+    rounded,
+};
 
 /// Dot products of bf16 in AVX-512, thirty-two at a time. Rounds activations to bf16.
 #[derive(Debug)]
@@ -36,11 +39,13 @@ impl Mechanism for Avx512Bf16DotKernels {
         if job.isa < Isa::Avx512 {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        if feasibility::precision(job.workload, job.model) != Precision::Bf16 {
-            return Fit::no("weights are held in f32");
+        let held = Held::all(Format::Bf16);
+        if job.held != Some(held) {
+            return Fit::no("weights are not held in bf16");
         }
-        if matches!(job.workload.tolerance, Tolerance::Exact) {
-            return Fit::no("activations are rounded to bf16, and the tolerance asks for exact tokens");
+        let rounding = Candidate { bf16_activations: true, ..Candidate::of(held) };
+        if let Err(why) = rounded::measured(job, &rounding) {
+            return Fit::no(format!("activations are rounded to bf16: {why}"));
         }
         // Thirty-two lanes, but the next dot product issues only after the time of four multiply-adds.
         Fit::yes(cost(job.model, 32.0 / 4.0), "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.")

@@ -2,14 +2,15 @@
 
 use synth::{
     axis::Axis,
+    calibration::Candidate,
     emit::EmitError,
-    feasibility,
-    mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
+    held::{Format, Held},
+    mechanism::{Cost, Fit, Guarantee, Job, Knobs, Mechanism, Part, Site},
     model::Dtype,
     workload::{Precision, Tolerance},
 };
 
-use crate::kernels::read_weights;
+use crate::rounded;
 
 /// Weights in bf16, widened in registers.
 #[derive(Debug)]
@@ -32,26 +33,40 @@ impl Mechanism for Bf16Weights {
         Guarantee::Bounded
     }
 
+    fn holds(&self, _: &Knobs) -> Option<Held> {
+        Some(Held::all(Format::Bf16))
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
-        if feasibility::precision(job.workload, job.model) != Precision::Bf16 {
-            return Fit::no("the weights are served in f32");
+        if let Some(asked) = job.workload.weights
+            && asked.layers != Precision::Bf16
+        {
+            return Fit::no(format!("the spec asks for {}", asked.layers.name()));
         }
-        let is_rounded = job.model.stored != Dtype::Bf16;
-        if is_rounded && job.workload.tolerance == Tolerance::Exact {
+        let held = Held::all(Format::Bf16);
+        let cost = Cost { bytes: held.bytes_per_pass(job.model) as f64, instructions: 0.0 };
+        let stored = job.model.stored.name();
+        if job.model.stored == Dtype::Bf16 {
+            return Fit::yes(
+                cost,
+                "Stored as bf16: two bytes a weight are all a token reads, and widening in registers loses nothing.",
+            );
+        }
+        if job.workload.tolerance == Tolerance::Exact {
             return Fit::no(format!(
-                "the checkpoint holds {}, which bf16 rounds, and the tolerance asks for exact tokens",
-                job.model.stored.name()
+                "the checkpoint holds {stored}, which bf16 rounds, and the tolerance asks for exact tokens"
             ));
         }
-        let cost = Cost { bytes: 2.0 * read_weights(job.model), instructions: 0.0 };
-        Fit::yes(
-            cost,
-            if is_rounded {
-                "The spec asks for two bytes a weight, which halves what each token reads; the checkpoint is rounded."
-            } else {
-                "Stored as bf16: two bytes a weight are all a token reads, and widening in registers loses nothing."
-            },
-        )
+        match rounded::measured(job, &Candidate::of(held)) {
+            Err(why) => Fit::no(format!("rounding {stored} to bf16: {why}")),
+            Ok(measured) => Fit::yes(
+                cost,
+                format!(
+                    "Rounded from {stored} to two bytes a weight, with a mean KL divergence of {:.1e}, as the tolerance allows.",
+                    measured.divergence.kl_mean
+                ),
+            ),
+        }
     }
 
     fn parts(&self, _: &Site<'_>) -> Result<Vec<Part>, EmitError> {

@@ -28,7 +28,12 @@ impl Mechanism for ContinuousBatching {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[KnobSpec { name: "rows", doc: "positions one step computes at most", values: &ROWS }]
+        &[KnobSpec {
+            name: "rows",
+            doc: "positions one step computes at most",
+            values: &ROWS,
+            is_closed: false,
+        }]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {

@@ -3,12 +3,11 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
-    feasibility,
-    mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
+    held::{Format, Held},
+    mechanism::{Cost, Fit, Guarantee, Job, Knobs, Mechanism, Part, Site},
+    model::Dtype,
     workload::Precision,
 };
-
-use crate::kernels::read_weights;
 
 /// Weights in f32, as stored or widened without loss.
 #[derive(Debug)]
@@ -31,11 +30,22 @@ impl Mechanism for F32Weights {
         Guarantee::Exact
     }
 
+    fn holds(&self, _: &Knobs) -> Option<Held> {
+        Some(Held::all(Format::F32))
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
-        if feasibility::precision(job.workload, job.model) != Precision::F32 {
-            return Fit::no("the weights are served in bf16");
+        match job.workload.weights {
+            Some(asked) if asked.layers != Precision::F32 => {
+                return Fit::no(format!("the spec asks for {}", asked.layers.name()));
+            }
+            None if job.model.stored == Dtype::Bf16 => {
+                return Fit::no("bf16 holds the checkpoint without loss in half the bytes");
+            }
+            _ => {}
         }
-        let cost = Cost { bytes: 4.0 * read_weights(job.model), instructions: 0.0 };
+        let bytes = Held::all(Format::F32).bytes_per_pass(job.model) as f64;
+        let cost = Cost { bytes, instructions: 0.0 };
         Fit::yes(cost, format!("Stored as {}, and f32 holds that without loss.", job.model.stored.name()))
     }
 

@@ -1,10 +1,11 @@
 //! What the kernel mechanisms share: the same files from another folder, and their cost.
 
 use synth::{
+    axis::Axis,
     emit::EmitError,
-    feasibility,
     mechanism::{Cost, Part, Site},
     model::Model,
+    target::Isa,
     workload::Precision,
 };
 use synth_macros::Template;
@@ -68,9 +69,13 @@ struct KernelsFile {
 impl Kernels {
     /// The files a crate needs, and the module that spreads them over threads.
     pub fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        let matmul = match feasibility::precision(site.job.workload, site.job.model) {
+        let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
+        let matmul = match held.layers.precision() {
             Precision::F32 => self.matmul_f32,
             Precision::Bf16 => self.matmul_bf16,
+            format @ (Precision::Int8 | Precision::Int4) => {
+                return Err(EmitError::NoKernels { format, isa: site.job.isa });
+            }
         };
         let driver = KernelsFile {
             window: site.job.model.sliding_window.is_some(),
@@ -92,6 +97,14 @@ impl Kernels {
             parts.push(Part::Source { path: "src/kernels/tiles.rs", text: include_str!("cpu/amx/tiles.rs") });
         }
         Ok(parts)
+    }
+}
+
+/// Whether there are kernels that multiply matrices of this precision with this instruction set.
+pub fn computes(isa: Isa, precision: Precision) -> bool {
+    match (isa, precision) {
+        (_, Precision::F32 | Precision::Bf16) => true,
+        (_, Precision::Int8 | Precision::Int4) => false,
     }
 }
 

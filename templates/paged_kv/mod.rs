@@ -28,7 +28,7 @@ impl Mechanism for PagedKv {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[KnobSpec { name: "block", doc: "positions in a block", values: &[8, 16, 32, 64] }]
+        &[KnobSpec { name: "block", doc: "positions in a block", values: &[8, 16, 32, 64], is_closed: false }]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {

@@ -6,11 +6,12 @@ use serde::Serialize;
 use synth::{
     axis::Axis,
     emit::{Assembly, Call, Const, EmitError, Field, Place},
-    feasibility::{self, MemoryPlan},
+    feasibility::MemoryPlan,
+    held::{Format, Held},
     mechanism::{Stage, literal},
     model::Sampling,
     target::Isa,
-    workload::{Api, Bytes, Precision},
+    workload::{Api, Bytes},
 };
 use synth_macros::Template;
 
@@ -25,7 +26,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let manifest = Manifest {
         name: &job.workload.name,
         about: &about,
-        bf16: feasibility::precision(job.workload, job.model) == Precision::Bf16,
+        bf16: job.held == Some(Held::all(Format::Bf16)),
         savile,
         standalone: *assembly.place != Place::Workspace,
     };

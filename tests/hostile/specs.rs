@@ -173,6 +173,30 @@ fn what_cannot_be_served_is_refused_with_the_arithmetic() {
             &["spec.yaml:9:10: weights: bf16 rounds weights stored as F32"],
         ),
         with(
+            "codes for exact tokens",
+            "api:",
+            "weights: int4\napi:",
+            &["spec.yaml:9:10: weights: int4 rounds weights stored as F32", "give bounds under tolerance"],
+        ),
+        with(
+            "a head of codes for exact tokens",
+            "api:",
+            "weights: { layers: int8, head: f32 }\ntolerance: { tokens: exact }\napi:",
+            &["spec.yaml:9:10: weights: int8 rounds weights stored as F32"],
+        ),
+        with(
+            "a head coarser than its layers",
+            "api:",
+            "weights: { layers: int8, head: int4 }\ntolerance: { kl_mean: 0.1 }\napi:",
+            &["spec.yaml:9:32: weights.head: expected no fewer bits than the layers have"],
+        ),
+        with(
+            "a tolerance that cannot be",
+            "api:",
+            "tolerance: { kl_p999: 0 }\napi:",
+            &["spec.yaml:9:23: tolerance.kl_p999: expected a number above 0 and up to 20, found 0"],
+        ),
+        with(
             "no chat template",
             "[completions]",
             "[chat]",

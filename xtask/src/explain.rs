@@ -2,8 +2,10 @@
 
 use clap::Parser;
 use harness::ledger;
-use serde_json::json;
+use serde_json::{Value, json};
 use synth::{
+    calibration::{Calibration, Candidate, Measured},
+    held::{Format, Held},
     mechanism::{Cost, Fit},
     planner::{self, Answer},
     target::Isa,
@@ -18,6 +20,8 @@ use crate::{
 };
 
 /// Show each decision of a workload's plan: its reason, its rivals, its predicted cost.
+///
+/// Where the spec tolerates rounding: also how far each way to round the model is from it, as measured by the oracle.
 #[derive(Parser)]
 #[command(after_help = "Example:\n  cargo xtask explain quickstart")]
 pub struct Args {
@@ -86,13 +90,77 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         ui.print(format_args!("measured  {ms:.3} ms a token alone, by entry {id} of the ledger"));
     }
     ui.print(format_args!("reserved  {}", pipeline::reserved(&asked, &decided.memory)));
+    let candidates = decided.calibration.as_ref().map(|it| candidates(&asked, decided.memory.held, it, ui));
     ui.print_json(&json!({
         "version": 1, "name": asked.workload.name, "plan_digest": decided.plan.digest(),
         "isa": decided.plan.isa.name(), "axes": axes, "predicted_ms_per_token": milliseconds(whole),
         "measured_ms_per_token": measured.map(|(_, ms)| ms),
+        "candidates": candidates,
         "machine": {"read_gb_s": machine.read_gb_s, "fma_gflops": machine.fma_gflops},
     }));
     Ok(())
+}
+
+/// Shows what each way to round the model was measured to cost, and which one the plan holds. The rows, for programs.
+fn candidates(asked: &Asked, chosen: Held, calibration: &Calibration, ui: &Ui) -> Vec<Value> {
+    let text = if calibration.from_samples { "the spec's samples" } else { "made-up tokens" };
+    ui.print(format_args!(
+        "\ncandidates, by the oracle at {} positions of {text}; perplexity at {} others",
+        calibration.positions, calibration.held_out_positions
+    ));
+    ui.print("  layers   head     products kv   MB/token  KL mean  KL p99.9 same top  p99 |Δ|  perplexity");
+    let stored = Held::as_stored(&asked.model);
+    let megabytes = |held: Held| held.bytes_per_pass(&asked.model) as f64 / 1e6;
+    let mark = |is_chosen| if is_chosen { "→" } else { " " };
+    ui.print(format_args!(
+        "{} {:<8} {:<8} {:<8} {:<4} {:>8.1}  as stored",
+        mark(chosen == stored),
+        stored.layers,
+        stored.head,
+        "f32",
+        "f32",
+        megabytes(stored)
+    ));
+    let row = |Measured { candidate, divergence, perplexity_ratio }: &Measured| {
+        let Candidate { held, bf16_activations, bf16_kv } = *candidate;
+        let products = match held.layers {
+            Format::Int8(_) | Format::Int4(_) => "int8",
+            Format::F32 | Format::Bf16 if bf16_activations => "bf16",
+            Format::F32 | Format::Bf16 => "f32",
+        };
+        let kv = if bf16_kv { "bf16" } else { "f32" };
+        let broken = divergence.broken(asked.workload.tolerance);
+        let is_chosen = *candidate == Candidate::of(chosen);
+        let bounds: Vec<_> = broken.iter().map(|it| it.bound).collect();
+        ui.print(format_args!(
+            "{} {:<8} {:<8} {products:<8} {kv:<4} {:>8.1}  {:.1e}  {:.1e}  {:>6.2} %  {:.1e}  × {perplexity_ratio:<7.4} {}",
+            mark(is_chosen),
+            held.layers,
+            held.head,
+            megabytes(held),
+            divergence.kl_mean,
+            divergence.kl_p999,
+            100.0 * divergence.same_top,
+            divergence.logprob_p99,
+            if bounds.is_empty() { "keeps the tolerance".to_owned() } else { format!("breaks {}", bounds.join(", ")) }
+        ));
+        json!({
+            "layers": held.layers.to_string(), "head": held.head.to_string(), "products": products, "kv": kv,
+            "bytes_per_token": held.bytes_per_pass(&asked.model), "kl_mean": divergence.kl_mean,
+            "kl_p999": divergence.kl_p999, "same_top": divergence.same_top, "logprob_p99": divergence.logprob_p99,
+            "perplexity_ratio": perplexity_ratio, "keeps": broken.is_empty(),
+            "broken": broken.iter().map(|it| &it.why).collect::<Vec<_>>(), "chosen": is_chosen,
+        })
+    };
+    let rows = calibration.measured.iter().map(row).collect();
+    if chosen != stored && calibration.of(&Candidate::of(chosen)).is_none() {
+        let (layers, head) = (chosen.layers, chosen.head);
+        ui.print(format_args!(
+            "→ {layers:<8} {head:<8} {:>22.1}  decided by hand, not measured",
+            megabytes(chosen)
+        ));
+    }
+    rows
 }
 
 /// f32 lanes of the widest instructions that the probe's multiply-adds used.

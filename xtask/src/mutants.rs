@@ -4,7 +4,7 @@ use clap::Parser;
 use harness::{
     build::{self, Artifact},
     mutants::{MUTANTS, Mutant, Plant, copy_crate},
-    prove::{self, Proof, Verdict},
+    prove::{self, Proof, Recorded, Verdict},
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -162,7 +162,8 @@ impl Trial<'_> {
             threads: self.asked.workload.target.threads,
         };
         let note = |what: &str| step.note(what);
-        let proving = prove::prove(&artifact, &self.asked.workload, &self.asked.model, None, &note);
+        let recorded = Recorded::default();
+        let proving = prove::prove(&artifact, &self.asked.workload, &self.asked.model, &recorded, &note);
         let proof = self.runtime.block_on(proving).map_err(|error| error.to_string());
         step.done();
         Ok(proof)

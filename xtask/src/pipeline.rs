@@ -13,11 +13,12 @@ use harness::{
     image::Image,
     model_maker::SHAPES,
     probe::Machine,
-    prove::{self, Proof, ProveError, Verdict},
+    prove::{self, Proof, ProveError, Recorded, Verdict},
 };
 use rt::tokenizer::Tokenizer;
 use synth::{
     axis::Axis,
+    calibration::Calibration,
     emit::{self, EmitError, Emitted, Place},
     feasibility::{self, MemoryPlan},
     image::Recipe,
@@ -34,6 +35,7 @@ use templates::CATALOGUE;
 use tokio::runtime::Runtime;
 
 use crate::{
+    calibration,
     exit::{Exit, Failure, OrExit, Outcome},
     repo::{self, Files},
     ui::Ui,
@@ -153,10 +155,12 @@ pub fn probe(asked: &Asked, ui: &Ui) -> Outcome<Machine> {
     Ok(machine)
 }
 
-/// A plan, and what it reserves.
+/// A plan, what it rests on, and what it reserves.
 pub struct Decided {
     /// Every decision.
     pub plan: Plan,
+    /// What rounding costs, where the spec tolerates any.
+    pub calibration: Option<Calibration>,
     /// Blocks and bytes reserved.
     pub memory: MemoryPlan,
 }
@@ -195,7 +199,7 @@ impl Decided {
                 format_args!("the plan is for {}, this machine runs {}", plan.isa.name(), isa.name()),
             );
         }
-        Self::with(asked, isa, earlier)
+        Self::with(asked, isa, earlier, calibration::here(asked, ui)?)
     }
 
     /// Decides each axis as on the machine that planned first. Nothing of this machine is asked.
@@ -204,11 +208,22 @@ impl Decided {
             let plan = repo::shown(&asked.files.plan);
             Failure::new(Exit::Regression, format!("{plan} is missing: nothing was decided yet"))
         })?;
-        Self::with(asked, earlier.isa, Some(earlier))
+        Self::with(asked, earlier.isa, Some(earlier), calibration::pinned(asked)?)
     }
 
-    fn with(asked: &Asked, isa: Isa, earlier: Option<Plan>) -> Outcome<Self> {
-        let job = Job { workload: &asked.workload, model: &asked.model, isa };
+    fn with(
+        asked: &Asked,
+        isa: Isa,
+        earlier: Option<Plan>,
+        calibration: Option<Calibration>,
+    ) -> Outcome<Self> {
+        let job = Job {
+            workload: &asked.workload,
+            model: &asked.model,
+            isa,
+            calibration: calibration.as_ref(),
+            held: None,
+        };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
         let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
         let plan = plan.map_err(|error| {
@@ -219,21 +234,30 @@ impl Decided {
             };
             Failure::new(Exit::Spec, format_args!("{}: {error}", repo::shown(file)))
         })?;
+        let held = planner::held(&plan, CATALOGUE.mechanisms)
+            .ok_or_else(|| Failure::new(Exit::Internal, "the plan does not say how weights are held"))?;
         let memory = feasibility::memory(
             &asked.workload,
             &asked.model,
+            held,
             knob(&plan, Axis::Kv, "block"),
             knob(&plan, Axis::Schedule, "rows"),
         );
         match feasibility::check_plan(&asked.workload, &asked.model, &memory) {
             Some(error) => Err(Failure::new(Exit::Spec, error)),
-            None => Ok(Self { plan, memory }),
+            None => Ok(Self { plan, calibration, memory }),
         }
     }
 
     /// The job that the plan answers.
-    pub fn job<'a>(&self, asked: &'a Asked) -> Job<'a> {
-        Job { workload: &asked.workload, model: &asked.model, isa: self.plan.isa }
+    pub fn job<'a>(&'a self, asked: &'a Asked) -> Job<'a> {
+        Job {
+            workload: &asked.workload,
+            model: &asked.model,
+            isa: self.plan.isa,
+            calibration: self.calibration.as_ref(),
+            held: Some(self.memory.held),
+        }
     }
 
     /// Writes the crate in memory, and reads it as a person would.
@@ -246,9 +270,10 @@ impl Decided {
         let emitted = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &weights, &CATALOGUE);
         let emitted = emitted.map_err(|error| {
             let exit = match &error {
-                EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => {
-                    Exit::Spec
-                }
+                EmitError::MissingKnob { .. }
+                | EmitError::NoKernels { .. }
+                | EmitError::Undecided { .. }
+                | EmitError::Conflict { .. } => Exit::Spec,
                 EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
                 _ => Exit::Internal,
             };
@@ -323,9 +348,9 @@ impl Decided {
 /// Proves a binary and keeps the proof beside its crate. A failed one is kept too, and is no proof.
 pub fn prove(asked: &Asked, artifact: &Artifact, runtime: &Runtime, ui: &Ui) -> Outcome<Proof> {
     let step = ui.step("Prove", artifact.name.clone());
-    let golden = golden(asked);
+    let recorded = recorded(asked);
     let note = |what: &str| step.note(what);
-    let proving = prove::prove(artifact, &asked.workload, &asked.model, golden.as_deref(), &note);
+    let proving = prove::prove(artifact, &asked.workload, &asked.model, &recorded, &note);
     let proof = runtime.block_on(proving).map_err(|error| {
         let exit = if matches!(error, ProveError::Process(_)) { Exit::Proof } else { Exit::Internal };
         Failure::new(exit, error)
@@ -391,13 +416,16 @@ pub fn reserved(asked: &Asked, memory: &MemoryPlan) -> String {
     )
 }
 
-/// What HF transformers says about a fixture, where that was recorded.
-fn golden(asked: &Asked) -> Option<PathBuf> {
+/// What is known of a fixture beside its folder.
+fn recorded(asked: &Asked) -> Recorded {
     let fixtures = repo::root().join("tests/fixtures");
-    let folder = asked.model.folder.canonicalize().ok()?;
-    let name = folder.strip_prefix(fixtures.join("models")).ok()?;
-    let golden = fixtures.join("goldens").join(name).with_extension("json");
-    golden.is_file().then_some(golden)
+    let folder = asked.model.folder.canonicalize().unwrap_or_default();
+    let Ok(name) = folder.strip_prefix(fixtures.join("models")) else { return Recorded::default() };
+    let file = |kind: &str, extension: &str| {
+        let file = fixtures.join(kind).join(name).with_extension(extension);
+        file.is_file().then_some(file)
+    };
+    Recorded { golden: file("goldens", "json"), held_out: file("held_out", "txt") }
 }
 
 /// What runs the load generator and the proof's questions: one thread, since the cores belong to the servers.

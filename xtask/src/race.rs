@@ -71,19 +71,18 @@ pub fn race(
 ) -> Outcome<Raced> {
     let workload = &asked.workload;
     let context = feasibility::max_positions(workload);
-    let precision = feasibility::precision(workload, &asked.model);
     let job = reference::Job {
         model_dir: artifact.model_dir.clone(),
         threads: workload.target.threads,
         context,
         concurrency: workload.traffic.concurrency,
-        format: precision.into(),
+        format: memory.held.layers.precision().into(),
         target_dir: repo::target(),
     };
     let contenders = contenders(asked, &job, rules, runtime, ui)?;
 
     let n_positions = workload.traffic.prompt.p50 + workload.traffic.output.p50 / 2;
-    let bytes_per_token = decode_bytes(&asked.model, precision.bytes(), size_of::<f32>() as u64, n_positions);
+    let bytes_per_token = decode_bytes(&asked.model, memory.held, size_of::<f32>() as u64, n_positions);
     let race = bench::Job {
         workload,
         context,

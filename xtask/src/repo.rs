@@ -47,6 +47,8 @@ pub struct Files {
     pub spec: PathBuf,
     /// What was decided.
     pub plan: PathBuf,
+    /// What rounding was measured to cost, where the spec tolerates any.
+    pub calibration: PathBuf,
     /// What was measured.
     pub ledger: PathBuf,
     /// What was made.
@@ -88,6 +90,7 @@ impl Files {
         };
         Ok(Self {
             plan: folder.join(format!("{stem}.plan.yaml")),
+            calibration: folder.join(format!("{stem}.calibration.json")),
             ledger: folder.join("ledger").join(format!("{stem}.jsonl")),
             reports: target().join("reports").join(&stem),
             spec,

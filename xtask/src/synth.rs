@@ -93,6 +93,9 @@ fn synthesise(asked: &Asked, args: &Args, ui: &Ui) -> Outcome {
     if args.diff {
         return show_difference(asked, &decided.emit(asked)?.tree, ui);
     }
+    if let Some(calibration) = &decided.calibration {
+        fs::write(&asked.files.calibration, calibration.to_json()).or_exit(Exit::Internal)?;
+    }
     fs::write(&asked.files.plan, decided.plan.to_yaml()).or_exit(Exit::Internal)?;
     ui.say("Planned", repo::shown(&asked.files.plan));
     ui.say("Reserved", pipeline::reserved(asked, &decided.memory));

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod calibrate;
 pub mod client;
 mod clocks;
 pub mod hub;
@@ -14,6 +15,7 @@ pub mod mutants;
 pub mod probe;
 pub mod process;
 pub mod prove;
+pub mod quantise;
 mod random;
 pub mod reference;
 pub mod report;

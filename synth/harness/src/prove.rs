@@ -2,12 +2,14 @@
 //!
 //! [`prove`] starts the program as its users do and asks it over HTTP. Reading order: `cases` collects the prompts,
 //! `truth` asks the oracle, `compare` holds the answers against it; `laws`, `sampling` and `pressure` hold answers of
-//! one binary against each other, bit by bit; `golden` and `identity` look beyond the numbers.
+//! one binary against each other, bit by bit; `held_out` scores text, and `golden` and `identity` look beyond the
+//! numbers.
 
 mod ask;
 mod cases;
 mod compare;
 mod golden;
+mod held_out;
 mod identity;
 mod laws;
 mod pressure;
@@ -20,8 +22,9 @@ mod subject;
 mod tests;
 mod truth;
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use oracle::{Oracle, OracleError};
@@ -33,11 +36,14 @@ use crate::process::{Launch, ProcessError, Server, free_port};
 use ask::{Answer, Ask, Fault};
 use cases::Case;
 use golden::Golden;
+use held_out::Scored;
 use proof::Check;
 use subject::Subject;
 use truth::Truth;
 
-pub use proof::{Digests, Measures, Proof, Surface, VERSION, Verdict};
+pub(crate) use truth::{TIE, gap};
+
+pub use proof::{Digests, HeldOut, Measures, Proof, Source, Surface, VERSION, Verdict};
 
 /// How long the binary may take until it answers `/health`: it maps weights and takes its memory.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -67,10 +73,19 @@ pub enum ProveError {
     },
 }
 
+/// What is known of a model beside its folder, where it was recorded.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    /// What HF transformers says about it.
+    pub golden: Option<PathBuf>,
+    /// Text that it was not trained on.
+    pub held_out: Option<PathBuf>,
+}
+
 /// Proves `artifact`: starts its binary, and holds its answers against `model`'s oracle and against each other.
 ///
-/// `model` is the folder the plan was made for; the binary serves `artifact.weights`, the image made of it. `golden` is what HF transformers says about the model, where that was recorded. A binary that answers
-/// wrongly, or not at all, gets a failed [`Proof`]. `progress` is told what is being checked.
+/// `model` is the folder the plan was made for; the binary serves `artifact.weights`, the image made of it. A binary that
+/// answers wrongly, or not at all, gets a failed [`Proof`]. `progress` is told what is being checked.
 ///
 /// # Errors
 /// When the binary does not start, the oracle cannot read the model, or a file cannot be read.
@@ -78,12 +93,12 @@ pub async fn prove(
     artifact: &Artifact,
     workload: &Workload,
     model: &Model,
-    golden: Option<&Path>,
+    recorded: &Recorded,
     progress: &dyn Fn(&str),
 ) -> Result<Proof, ProveError> {
     let listen = free_port()?;
     let server = Server::start(launch(artifact, listen)).await?;
-    let proof = question(server.addr(), artifact, (workload, model, golden), progress).await;
+    let proof = question(server.addr(), artifact, (workload, model, recorded), progress).await;
     server.stop().await?;
     proof
 }
@@ -92,16 +107,17 @@ pub async fn prove(
 async fn question(
     addr: SocketAddr,
     artifact: &Artifact,
-    (workload, model, golden): (&Workload, &Model, Option<&Path>),
+    (workload, model, recorded): (&Workload, &Model, &Recorded),
     progress: &dyn Fn(&str),
 ) -> Result<Proof, ProveError> {
     progress("asking the oracle");
     let oracle = Oracle::open(&model.folder)?;
-    let golden = golden.map(Golden::read).transpose()?;
+    let golden = recorded.golden.as_deref().map(Golden::read).transpose()?;
+    let text = recorded.held_out.as_ref().map(fs::read_to_string).transpose()?;
     let samples = workload.samples()?;
     let mut proof = Proof::of(artifact);
     let mut routes = Check::new("routes", "the operational routes answer, before and after everything else");
-    match Exam::prepare(addr, workload, model, &samples, &oracle).await? {
+    match Exam::prepare(addr, workload, model, (&samples, text.as_deref()), &oracle).await? {
         Err(fault) => routes.case("before", Some(fault)),
         Ok(exam) => {
             // Its copy of the weights has served its purpose, and the server may want the memory.
@@ -150,6 +166,13 @@ async fn examine(
     if exam.subject.has_completions {
         surfaces.push(compare::rescored(exam, &forced));
     }
+    if let Some(scored) = &exam.held_out {
+        let mut check = Check::new("held_out", "text that decided nothing is scored, token by token");
+        let compared = scored.compare(&exam.subject).await;
+        check.case("all of it", compared.as_ref().err().cloned());
+        surfaces.push(check.done());
+        proof.held_out = compared.ok();
+    }
     progress("in company, in pieces, found in the cache");
     surfaces.extend(laws::company(exam).await);
     surfaces.push(laws::chunked(exam).await);
@@ -174,6 +197,8 @@ struct Exam {
     cases: Vec<Case>,
     /// The oracle's answers, of the checked cases.
     truths: Vec<Option<Truth>>,
+    /// Text for a perplexity, where the server can be asked to score it.
+    held_out: Option<Scored>,
     /// Each case asked while nothing else ran, its prompt echoed where the route can.
     alone: Vec<Result<Answer, Fault>>,
     /// Mean time of one of those.
@@ -188,7 +213,7 @@ impl Exam {
         addr: SocketAddr,
         workload: &Workload,
         model: &Model,
-        samples: &[Sample],
+        (samples, text): (&[Sample], Option<&str>),
         oracle: &Oracle,
     ) -> Result<Result<Exam, Fault>, ProveError> {
         let subject = match Subject::meet(addr, workload, model).await {
@@ -201,10 +226,15 @@ impl Exam {
         };
         let truth = |case: &Case| case.is_checked.then(|| Truth::of(oracle, case)).transpose();
         let truths = cases.iter().map(truth).collect::<Result<_, _>>()?;
+        let held_out = match Scored::prepare(&subject, (samples, text), oracle).await?.transpose() {
+            Ok(held_out) => held_out,
+            Err(fault) => return Ok(Err(fault)),
+        };
         let mut exam = Exam {
             subject,
             cases,
             truths,
+            held_out,
             alone: Vec::new(),
             pace: Duration::ZERO,
             long_prompt_steps: None,

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::linear::dot;
+use crate::rounding::Rounding;
 use crate::threads::fill_rows;
 
 /// Keys and values of every position so far, of one layer: row-major (positions, `n_kv_heads` × `head_dim`).
@@ -15,20 +16,32 @@ pub struct Cache {
 
 /// Attention of `queries` (`n`, `n_heads` × `head_dim`), the first of them at position `first`, over the cache, which
 /// already holds their own keys and values. The result has the shape of `queries`.
-pub fn attend(config: &Config, queries: &[f32], first: usize, cache: &Cache) -> Vec<f32> {
+pub fn attend(
+    config: &Config,
+    rounding: &dyn Rounding,
+    queries: &[f32],
+    first: usize,
+    cache: &Cache,
+) -> Vec<f32> {
     let width = config.n_heads * config.head_dim;
     let mut out = vec![0.0; queries.len()];
     let n_positions = cache.keys.len() / (config.n_kv_heads * config.head_dim);
     fill_rows(&mut out, width, queries.len() * n_positions, |first_row, rows| {
         for (row, out) in (first_row..).zip(rows.chunks_mut(width)) {
-            attend_one(config, &queries[row * width..][..width], first + row, cache, out);
+            attend_one((config, rounding), &queries[row * width..][..width], first + row, cache, out);
         }
     });
     out
 }
 
 /// All heads of the query at `position`: each sees the positions up to its own, the last `sliding_window` of them.
-fn attend_one(config: &Config, query: &[f32], position: usize, cache: &Cache, out: &mut [f32]) {
+fn attend_one(
+    (config, rounding): (&Config, &dyn Rounding),
+    query: &[f32],
+    position: usize,
+    cache: &Cache,
+    out: &mut [f32],
+) {
     let head_dim = config.head_dim;
     let kv_width = config.n_kv_heads * head_dim;
     let group = config.n_heads / config.n_kv_heads;
@@ -40,6 +53,7 @@ fn attend_one(config: &Config, query: &[f32], position: usize, cache: &Cache, ou
             .map(|past| scale * dot(query, &cache.keys[kv_head(past)..][..head_dim]))
             .collect();
         softmax(&mut scores);
+        rounding.attention(&mut scores);
         for (past, score) in (oldest..).zip(&scores) {
             let value = &cache.values[kv_head(past)..][..head_dim];
             out.iter_mut().zip(value).for_each(|(out, value)| *out += score * value);

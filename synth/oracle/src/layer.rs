@@ -5,6 +5,7 @@ use crate::attention::{self, Cache};
 use crate::config::Config;
 use crate::linear::Linear;
 use crate::rope;
+use crate::rounding::Rounding;
 use crate::weights::Weights;
 
 /// The weights of one decoder layer.
@@ -23,20 +24,24 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Reads layer `layer_idx`.
+    /// Reads layer `layer_idx`, its matrices rounded as `rounding` says.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape.
-    pub fn read(config: &Config, weights: &Weights, layer_idx: usize) -> Result<Layer, OracleError> {
+    pub fn read(
+        config: &Config,
+        weights: &Weights,
+        layer_idx: usize,
+        rounding: &dyn Rounding,
+    ) -> Result<Layer, OracleError> {
         let (hidden, intermediate) = (config.hidden, config.intermediate);
         let (query_width, kv_width) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
         let vector =
-            |name: &str, len| weights.tensor(&format!("model.layers.{layer_idx}.{name}.weight"), &[len]);
+            |name: &str, len| weights.vector(&format!("model.layers.{layer_idx}.{name}.weight"), len);
         let linear = |name: &str, n_out, n_in, with_bias| {
             let name = format!("model.layers.{layer_idx}.{name}");
-            let weight = weights.tensor(&format!("{name}.weight"), &[n_out, n_in])?;
-            let bias =
-                if with_bias { Some(weights.tensor(&format!("{name}.bias"), &[n_out])?) } else { None };
+            let weight = weights.matrix(&format!("{name}.weight"), [n_out, n_in], rounding)?;
+            let bias = if with_bias { Some(weights.vector(&format!("{name}.bias"), n_out)?) } else { None };
             Ok(Linear::new(weight, bias, n_in))
         };
         let head = config.head_dim;
@@ -62,12 +67,14 @@ impl Layer {
     pub fn apply(
         &self,
         config: &Config,
+        rounding: &dyn Rounding,
         x: &mut [f32],
         first: usize,
         frequencies: &[f32],
         cache: &mut Cache,
     ) {
-        let normed = rms_norm(x, &self.attention_norm, config.norm_eps);
+        let mut normed = rms_norm(x, &self.attention_norm, config.norm_eps);
+        rounding.layer_input(&mut normed, config.hidden);
         let (mut queries, mut keys) = (self.query.apply(&normed), self.key.apply(&normed));
         if let Some((query_norm, key_norm)) = &self.query_key_norm {
             queries = rms_norm(&queries, query_norm, config.norm_eps);
@@ -75,13 +82,21 @@ impl Layer {
         }
         rotate_rows(&mut queries, config.n_heads, config.head_dim, first, frequencies);
         rotate_rows(&mut keys, config.n_kv_heads, config.head_dim, first, frequencies);
+        let mut values = self.value.apply(&normed);
+        for operand in [&mut queries, &mut keys, &mut values] {
+            rounding.attention(operand);
+        }
         cache.keys.extend(keys);
-        cache.values.extend(self.value.apply(&normed));
-        add(x, &self.output.apply(&attention::attend(config, &queries, first, cache)));
+        cache.values.extend(values);
+        let mut attended = attention::attend(config, rounding, &queries, first, cache);
+        rounding.layer_input(&mut attended, config.n_heads * config.head_dim);
+        add(x, &self.output.apply(&attended));
 
-        let normed = rms_norm(x, &self.feed_forward_norm, config.norm_eps);
+        let mut normed = rms_norm(x, &self.feed_forward_norm, config.norm_eps);
+        rounding.layer_input(&mut normed, config.hidden);
         let (gate, up) = (self.gate.apply(&normed), self.up.apply(&normed));
-        let gated: Vec<f32> = gate.iter().zip(&up).map(|(gate, up)| silu(*gate) * up).collect();
+        let mut gated: Vec<f32> = gate.iter().zip(&up).map(|(gate, up)| silu(*gate) * up).collect();
+        rounding.layer_input(&mut gated, config.intermediate);
         add(x, &self.down.apply(&gated));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`config`] says what the model is, [`weights`] reads it, [`linear`] multiplies, [`rope`],
 //! [`attention`] and [`layer`] are the arithmetic of one decoder layer, and [`model`] stacks the layers and keeps the
-//! keys and values of one sequence. Nothing here is shared with emitted code, and nothing here is fast on purpose:
-//! rows are split over threads so that a model of real size is proven in minutes, and that is all.
+//! keys and values of one sequence. [`rounding`] is where a server with fewer bits is imitated. Nothing here is shared
+//! with emitted code, and little here is done for speed: rows are split over threads and multiplied two by two, so that
+//! a model of real size is proven in minutes, and that is all.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), oracle::OracleError> {
@@ -23,6 +24,7 @@ pub mod linear;
 pub mod model;
 pub mod probability;
 pub mod rope;
+pub mod rounding;
 mod threads;
 pub mod weights;
 
@@ -30,3 +32,4 @@ pub use config::Config;
 pub use error::OracleError;
 pub use model::{Oracle, Session};
 pub use probability::{argmax, log_softmax};
+pub use rounding::{Exact, Rounding};

@@ -9,6 +9,7 @@ use crate::layer::{Layer, rms_norm};
 use crate::linear::Linear;
 use crate::probability::argmax;
 use crate::rope;
+use crate::rounding::{Exact, Rounding};
 use crate::weights::Weights;
 
 /// A model folder, read into memory as f32.
@@ -20,6 +21,7 @@ pub struct Oracle {
     /// The output head, where it is not the embedding.
     head: Option<Linear>,
     frequencies: Vec<f32>,
+    rounding: Box<dyn Rounding>,
 }
 
 impl Oracle {
@@ -29,20 +31,30 @@ impl Oracle {
     /// When a file is missing or malformed, a tensor is not what the config promises, or the model is none that is
     /// computed here.
     pub fn open(folder: &Path) -> Result<Oracle, OracleError> {
+        Oracle::open_rounded(folder, Box::new(Exact))
+    }
+
+    /// Reads a model folder as a server with fewer bits would hold it, and rounds where that server rounds.
+    ///
+    /// # Errors
+    /// As [`Oracle::open`].
+    pub fn open_rounded(folder: &Path, rounding: Box<dyn Rounding>) -> Result<Oracle, OracleError> {
         let config = Config::read(folder)?;
         let weights = Weights::open(folder)?;
         let table = |name: &str| {
-            let weight = weights.tensor(name, &[config.vocab, config.hidden])?;
+            let weight = weights.matrix(name, [config.vocab, config.hidden], &*rounding)?;
             Ok(Linear::new(weight, None, config.hidden))
         };
-        let layers = (0..config.n_layers).map(|layer_idx| Layer::read(&config, &weights, layer_idx));
+        let layers =
+            (0..config.n_layers).map(|layer_idx| Layer::read(&config, &weights, layer_idx, &*rounding));
         Ok(Oracle {
             embedding: table("model.embed_tokens.weight")?,
             layers: layers.collect::<Result<_, _>>()?,
-            norm: weights.tensor("model.norm.weight", &[config.hidden])?,
+            norm: weights.vector("model.norm.weight", config.hidden)?,
             head: if config.tied { None } else { Some(table("lm_head.weight")?) },
             frequencies: rope::frequencies(&config.rope, config.head_dim),
             config,
+            rounding,
         })
     }
 
@@ -136,14 +148,15 @@ impl Session<'_> {
         let mut x: Vec<f32> =
             tokens.iter().flat_map(|token| oracle.embedding.row(*token as usize)).copied().collect();
         for (layer, cache) in oracle.layers.iter().zip(&mut self.caches) {
-            layer.apply(&oracle.config, &mut x, self.n_tokens, &oracle.frequencies, cache);
+            layer.apply(&oracle.config, &*oracle.rounding, &mut x, self.n_tokens, &oracle.frequencies, cache);
         }
         self.n_tokens += tokens.len();
         Ok(x)
     }
 
     fn logits(&self, x: &[f32]) -> Vec<f32> {
-        let normed = rms_norm(x, &self.oracle.norm, self.oracle.config.norm_eps);
+        let mut normed = rms_norm(x, &self.oracle.norm, self.oracle.config.norm_eps);
+        self.oracle.rounding.head_input(&mut normed, self.oracle.config.hidden);
         self.oracle.head.as_ref().unwrap_or(&self.oracle.embedding).apply(&normed)
     }
 }

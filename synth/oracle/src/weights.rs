@@ -10,6 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::OracleError;
+use crate::rounding::Rounding;
+use crate::threads::fill_rows;
 
 /// The weight files of a model folder, mapped into memory.
 pub struct Weights {
@@ -53,11 +55,34 @@ impl Weights {
         Ok(())
     }
 
-    /// One tensor of exactly this shape, row-major, widened to f32. Widening is exact for f16 and bf16.
+    /// One vector of `len` elements, widened to f32. Widening is exact for f16 and bf16.
     ///
     /// # Errors
     /// When the tensor is missing, has another shape, or is not f32, f16 or bf16.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, OracleError> {
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, OracleError> {
+        self.tensor(name, &[len], &|_| ())
+    }
+
+    /// One row-major (`n_out`, `n_in`) matrix, widened to f32 and then rounded as `rounding` says.
+    ///
+    /// # Errors
+    /// As [`Weights::vector`].
+    pub fn matrix(
+        &self,
+        name: &str,
+        [n_out, n_in]: [usize; 2],
+        rounding: &dyn Rounding,
+    ) -> Result<Vec<f32>, OracleError> {
+        self.tensor(name, &[n_out, n_in], &|rows| rounding.weights(name, rows, n_in))
+    }
+
+    /// One tensor of exactly this shape, row-major, widened to f32; `finish` is shown each row once.
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        finish: &(dyn Fn(&mut [f32]) + Sync),
+    ) -> Result<Vec<f32>, OracleError> {
         let Some(&shard_idx) = self.place.get(name) else {
             let file = self.shards.first().map(|shard| shard.file.clone()).unwrap_or_default();
             return Err(OracleError::Weights { file, tensor: name.to_owned(), why: "missing".to_owned() });
@@ -68,12 +93,27 @@ impl Weights {
         if view.shape() != shape {
             return Err(shard.error(name, &format!("has shape {:?}, expected {shape:?}", view.shape())));
         }
-        match view.dtype() {
-            Dtype::F32 => Ok(widen(view.data(), f32::from_le_bytes)),
-            Dtype::F16 => Ok(widen(view.data(), |bytes| f16::from_le_bytes(bytes).to_f32())),
-            Dtype::BF16 => Ok(widen(view.data(), |bytes| bf16::from_le_bytes(bytes).to_f32())),
-            other => Err(shard.error(name, &format!("has dtype {other:?}, expected F32, F16 or BF16"))),
-        }
+        let width = shape[shape.len() - 1];
+        let (data, dtype) = (view.data(), view.dtype());
+        let size = match dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            other => {
+                return Err(shard.error(name, &format!("has dtype {other:?}, expected F32, F16 or BF16")));
+            }
+        };
+        let mut elements = vec![0.0; data.len() / size];
+        let n_elements = elements.len();
+        fill_rows(&mut elements, width, n_elements, |first, rows| {
+            let bytes = &data[first * width * size..][..rows.len() * size];
+            match dtype {
+                Dtype::F32 => widen(bytes, rows, f32::from_le_bytes),
+                Dtype::F16 => widen(bytes, rows, |bytes| f16::from_le_bytes(bytes).to_f32()),
+                _ => widen(bytes, rows, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            }
+            finish(rows);
+        });
+        Ok(elements)
     }
 }
 
@@ -88,8 +128,8 @@ impl Shard {
 }
 
 /// Little-endian elements of `N` bytes each, as f32.
-fn widen<const N: usize>(bytes: &[u8], element: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|bytes| element(*bytes)).collect()
+fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], element: impl Fn([u8; N]) -> f32) {
+    out.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(out, bytes)| *out = element(*bytes));
 }
 
 /// The weight files of a folder, each once, in the order of their names.

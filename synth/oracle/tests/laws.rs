@@ -2,10 +2,12 @@
 
 mod toy;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use oracle::{Oracle, OracleError, argmax, log_softmax};
+use oracle::{Oracle, OracleError, Rounding, argmax, log_softmax};
 use safetensors::Dtype;
 use serde_json::json;
 use toy::{Toy, VOCAB};
@@ -206,4 +208,102 @@ fn broken_weights_and_tokens_are_errors_that_name_the_place() {
     let oracle = open(Toy::new("llama").write("tokens", Dtype::F32));
     assert!(matches!(oracle.session().push(VOCAB as u32), Err(OracleError::Token { .. })));
     assert!(matches!(oracle.greedy(&[], 1), Err(OracleError::Empty)));
+}
+
+/// Counts the rows that are rounded, by the matrix they belong to.
+#[derive(Clone, Default)]
+struct Counting(Arc<Mutex<BTreeMap<String, usize>>>);
+
+impl Counting {
+    fn add(&self, what: &str, n: usize) {
+        *self.0.lock().expect("no count panics").entry(what.to_owned()).or_default() += n;
+    }
+}
+
+impl Rounding for Counting {
+    fn weights(&self, name: &str, rows: &mut [f32], n_in: usize) {
+        self.add(name, rows.len() / n_in);
+    }
+
+    fn layer_input(&self, rows: &mut [f32], n_in: usize) {
+        self.add("layer inputs", rows.len() / n_in);
+    }
+
+    fn head_input(&self, rows: &mut [f32], n_in: usize) {
+        self.add("head inputs", rows.len() / n_in);
+    }
+}
+
+#[test]
+fn every_row_of_every_matrix_is_rounded_once_and_every_input_of_a_product() {
+    let folder = Toy::new("qwen3").write("counted", Dtype::F32);
+    let counting = Counting::default();
+    let oracle = Oracle::open_rounded(&folder, Box::new(counting.clone())).expect("the toy opens");
+    let config = oracle.config().clone();
+    let mut counts = counting.0.lock().expect("no count panics").clone();
+    let (query, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+    for layer in 0..config.n_layers {
+        for (name, n_rows) in [
+            ("self_attn.q_proj", query),
+            ("self_attn.k_proj", kv),
+            ("self_attn.v_proj", kv),
+            ("self_attn.o_proj", config.hidden),
+            ("mlp.gate_proj", config.intermediate),
+            ("mlp.up_proj", config.intermediate),
+            ("mlp.down_proj", config.hidden),
+        ] {
+            let name = format!("model.layers.{layer}.{name}.weight");
+            assert_eq!(counts.remove(&name), Some(n_rows), "{name}");
+        }
+    }
+    let tables = if config.tied { 1 } else { 2 };
+    assert_eq!((counts.len(), counts.values().sum::<usize>()), (tables, tables * config.vocab));
+
+    // Rounding that changes nothing changes nothing.
+    let rounded = whole_pass(&oracle, &TOKENS);
+    assert_eq!(rounded, whole_pass(&open(&folder), &TOKENS));
+    let counts = counting.0.lock().expect("no count panics");
+    // Before query, key and value; before the output; before gate and up; before down.
+    assert_eq!(counts["layer inputs"], 4 * config.n_layers * TOKENS.len());
+    assert_eq!(counts["head inputs"], TOKENS.len());
+}
+
+/// Halves what one of the hooks is shown.
+struct Halving(&'static str);
+
+impl Rounding for Halving {
+    fn weights(&self, name: &str, rows: &mut [f32], _: usize) {
+        if name == self.0 {
+            rows.iter_mut().for_each(|weight| *weight *= 0.5);
+        }
+    }
+
+    fn head_input(&self, rows: &mut [f32], _: usize) {
+        if self.0 == "head input" {
+            rows.iter_mut().for_each(|x| *x *= 0.5);
+        }
+    }
+
+    fn attention(&self, x: &mut [f32]) {
+        if self.0 == "attention" {
+            x.iter_mut().for_each(|x| *x *= 0.5);
+        }
+    }
+}
+
+#[test]
+fn what_is_rounded_is_what_is_computed_with() {
+    let folder = Toy::new("llama").with("tie_word_embeddings", json!(false)).write("halved", Dtype::F32);
+    let exact = whole_pass(&open(&folder), &TOKENS);
+    let halved = |what| {
+        let oracle = Oracle::open_rounded(&folder, Box::new(Halving(what))).expect("the toy opens");
+        whole_pass(&oracle, &TOKENS)
+    };
+    let half: Vec<Vec<f32>> = exact.iter().map(|row| row.iter().map(|logit| logit * 0.5).collect()).collect();
+    assert_eq!(halved("lm_head.weight"), half);
+    assert_eq!(halved("head input"), half);
+    for what in ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "attention"] {
+        assert_ne!(halved(what), exact, "{what}");
+    }
+    assert_eq!(halved("nothing"), exact);
 }

@@ -89,8 +89,8 @@ mod tests {
         let mut region = vec![0.0f32; 3 << 20];
         region[1 << 20] = 7.0;
         grant_later([&region[..], &[]]);
-        for round in 0..100 {
-            region[round] = 1.0;
+        for cell in &mut region[..100] {
+            *cell = 1.0;
             thread::yield_now();
         }
         let sum: f32 = region.iter().sum();

@@ -32,6 +32,9 @@ impl Checker<'_> {
                     self.one_group(field.path, groups, node);
                 }
             }
+            Kind::ChoiceOrMap(_) if matches!(node, Node::Map(_)) => {
+                self.map(field.path, node);
+            }
             Kind::Bounds => self.bounds(field.path, node),
             Kind::Choices(words) => self.choices(field.path, words, node),
             kind => {
@@ -169,7 +172,7 @@ impl Kind {
             Kind::CrateName => crate_name(node),
             Kind::Integer { min, max } => integer(node, min, max).map(|_| ()),
             Kind::Number { above, most } => number(node, above, most).map(|_| ()),
-            Kind::Choice(words) => choice(words, node).map(|_| ()),
+            Kind::Choice(words) | Kind::ChoiceOrMap(words) => choice(words, node).map(|_| ()),
             Kind::Bytes => size(node).map(|_| ()),
             Kind::Path => text(node, "a path").map(|_| ()),
             Kind::Repository => repository(node),
@@ -191,6 +194,9 @@ impl Kind {
             Kind::Number { above, most } => format!("a number above {above} and up to {most}"),
             Kind::Choice([word]) => format!("`{word}`"),
             Kind::Choice(words) => format!("one of {}", listed(words)),
+            Kind::ChoiceOrMap(words) => {
+                format!("one of {}, or {}", listed(words), Kind::Map.expected(path))
+            }
             Kind::Choices(words) => format!("a list of {}", listed(words)),
             Kind::Bytes => units::SIZE.to_owned(),
             Kind::Path => "a path, relative to the folder of the spec".to_owned(),

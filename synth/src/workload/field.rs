@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Number { above: f64, most: f64 },
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// One of these words, or a map of the fields below it.
+    ChoiceOrMap(&'static [&'static str]),
     /// A list of some of these words, each at most once.
     Choices(&'static [&'static str]),
     /// A size with its unit.
@@ -55,6 +57,9 @@ pub(super) enum Need {
 /// Latency metrics, in the order of [`super::Metric::ALL`].
 pub(super) const METRICS: [&str; 8] =
     ["ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "itl_p50", "itl_p99", "e2e_p50", "e2e_p99"];
+
+/// Number formats of weights, in the order of [`super::Precision::ALL`].
+const PRECISIONS: [&str; 4] = ["f32", "bf16", "int8", "int4"];
 
 const TOKENS: Kind = Kind::Integer { min: 1, max: 1 << 20 };
 
@@ -92,9 +97,23 @@ pub(super) const FIELDS: &[Field] = &[
     },
     Field {
         path: "weights",
-        kind: Kind::Choice(&["f32", "bf16"]),
-        need: Need::Optional("as stored; f16 is widened to f32"),
-        doc: "Number format of the weight matrices in memory.",
+        kind: Kind::ChoiceOrMap(&PRECISIONS),
+        need: Need::Optional(
+            "the cheapest that keeps the tolerance; as stored for exact tokens, f16 widened to f32",
+        ),
+        doc: "Forces a number format on the weight matrices in memory. A tolerance that it breaks is then an error.",
+    },
+    Field {
+        path: "weights.layers",
+        kind: Kind::Choice(&PRECISIONS),
+        need: Need::Required,
+        doc: "Format of the matrices of the layers.",
+    },
+    Field {
+        path: "weights.head",
+        kind: Kind::Choice(&PRECISIONS),
+        need: Need::Optional("the cheapest that keeps the tolerance beside these layers"),
+        doc: "Format of the output head and the embedding: that of the layers, or a finer one where those are int8 or int4.",
     },
     Field { path: "target", kind: Kind::Map, need: Need::Required, doc: "The machine to serve on." },
     Field { path: "target.cpu", kind: Kind::Map, need: Need::Required, doc: "A CPU." },
@@ -223,7 +242,7 @@ pub(super) const FIELDS: &[Field] = &[
     },
     Field {
         path: "tolerance",
-        kind: Kind::OneOf(&[&["tokens"], &["logprob_p99", "same_top", "kl_mean"]]),
+        kind: Kind::OneOf(&[&["tokens"], &["logprob_p99", "same_top", "kl_mean", "kl_p999"]]),
         need: Need::Default("{ tokens: exact }"),
         doc: "How far an answer may be from the model's.",
     },
@@ -249,7 +268,13 @@ pub(super) const FIELDS: &[Field] = &[
         path: "tolerance.kl_mean",
         kind: Kind::Number { above: 0.0, most: 1.0 },
         need: Need::Default("0.001"),
-        doc: "With bounds: mean Kullback-Leibler divergence, nats.",
+        doc: "With bounds: mean Kullback-Leibler divergence from the model, nats.",
+    },
+    Field {
+        path: "tolerance.kl_p999",
+        kind: Kind::Number { above: 0.0, most: 20.0 },
+        need: Need::Optional("fifty times `kl_mean`"),
+        doc: "With bounds: 99.9th percentile of that divergence over positions, nats.",
     },
 ];
 
@@ -284,7 +309,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::workload::Metric;
+    use crate::workload::{Metric, Precision};
 
     #[test]
     fn every_field_has_a_parent_and_one_place() {
@@ -312,7 +337,8 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_spelled_once() {
+    fn metrics_and_precisions_are_spelled_once() {
         assert_eq!(METRICS, Metric::ALL.map(Metric::name));
+        assert_eq!(PRECISIONS, Precision::ALL.map(Precision::name));
     }
 }

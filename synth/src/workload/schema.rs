@@ -74,6 +74,7 @@ Every error names file, line, column and field, and all of them are shown at onc
 - `target.cpu.memory` that cannot hold weights, KV blocks for `traffic.concurrency` sequences of the greatest length, and scratch;
 - a bound in `slo.keep` below what the machine's measured bandwidth and arithmetic allow;
 - `weights` that round what is stored, under `tolerance: { tokens: exact }`;
+- `weights` that were measured to break the tolerance;
 - `chat` for a model without a chat template.
 
 This page is made by `synth::workload::schema::markdown`; do not edit it.
@@ -121,6 +122,7 @@ fn schema(field: &Field) -> Value {
             json!({ "type": "number", "exclusiveMinimum": above, "maximum": most })
         }
         Kind::Choice(words) => json!({ "enum": words }),
+        Kind::ChoiceOrMap(words) => json!({ "anyOf": [{ "enum": words }, object(field.path)] }),
         Kind::Choices(words) => {
             json!({ "type": "array", "items": { "enum": words }, "minItems": 1, "uniqueItems": true })
         }

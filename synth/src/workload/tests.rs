@@ -82,11 +82,56 @@ tolerance: { logprob_p99: 0.1, kl_mean: 0.01 }
 ";
     let workload = parse(text).expect("the spec is valid");
     assert_eq!(workload.model, ModelSource::Hub { repo: "org/name".into(), revision: "v1.0".into() });
-    assert_eq!(workload.weights, Some(Precision::Bf16));
+    assert_eq!(workload.weights, Some(Weights { layers: Precision::Bf16, head: None }));
     assert_eq!(workload.target.memory, Bytes(1_500_000_000));
     assert_eq!(workload.api, [Api::Completions]);
     assert_eq!(workload.slo.keep[&Metric::TtftP99], Duration::from_millis(800));
-    assert_eq!(workload.tolerance, Tolerance::Bounded { logprob_p99: 0.1, same_top: 0.99, kl_mean: 0.01 });
+    let tolerance = Tolerance::Bounded { logprob_p99: 0.1, same_top: 0.99, kl_mean: 0.01, kl_p999: 0.5 };
+    assert_eq!(workload.tolerance, tolerance, "the tail follows the mean where it is not bounded");
+}
+
+#[test]
+fn weights_are_a_word_or_a_word_for_layers_and_head() {
+    let weights = |value: &str| parse(&format!("{SPEC}weights: {value}\n")).map(|workload| workload.weights);
+    use Precision::{Bf16, F32, Int4, Int8};
+    for (value, layers, head) in [
+        ("int4", Int4, None),
+        ("{ layers: int8 }", Int8, None),
+        ("{ layers: int4, head: int4 }", Int4, Some(Int4)),
+        ("{ layers: int4, head: int8 }", Int4, Some(Int8)),
+        ("{ head: bf16, layers: int8 }", Int8, Some(Bf16)),
+        ("{ layers: f32, head: f32 }", F32, Some(F32)),
+    ] {
+        assert_eq!(weights(value).expect(value), Some(Weights { layers, head }));
+    }
+    let digests = ["int4", "{ layers: int4, head: int4 }", "int8"]
+        .map(|value| parse(&format!("{SPEC}weights: {value}\n")).expect(value).digest);
+    assert!(digests[0] != digests[1] && digests[0] != digests[2]);
+    for (value, expected) in [
+        (
+            "int5",
+            "8:10: weights: expected one of `f32`, `bf16`, `int8`, `int4`, found `int5`; did you mean `int4`?",
+        ),
+        ("[int4]", "8:10: weights: expected one of `f32`"),
+        ("{}", "8:10: weights.layers: missing, expected one of `f32`"),
+        ("{ head: int8 }", "8:10: weights.layers: missing"),
+        (
+            "{ layers: int4, heads: int8 }",
+            "8:26: weights.heads: unknown field, expected one of `layers`, `head`; did you mean `head`?",
+        ),
+        ("{ layers: { a: 1 } }", "8:20: weights.layers: expected one of `f32`"),
+        (
+            "{ layers: int8, head: int4 }",
+            "8:31: weights.head: expected no fewer bits than the layers have, int8, found `int4`",
+        ),
+        (
+            "{ layers: bf16, head: int8 }",
+            "8:31: weights.head: expected `bf16` beside layers of bf16, found `int8`",
+        ),
+    ] {
+        let found = errors(&format!("{SPEC}weights: {value}\n"));
+        assert!(found[0].starts_with(expected), "{value}: {found:#?}");
+    }
 }
 
 #[test]
@@ -213,6 +258,10 @@ fn words_numbers_and_lists_are_checked() {
         (
             "tolerance: { kl_mean: 2 }",
             "8:23: tolerance.kl_mean: expected a number above 0 and up to 1, found 2",
+        ),
+        (
+            "tolerance: { kl_p999: 21 }",
+            "8:23: tolerance.kl_p999: expected a number above 0 and up to 20, found 21",
         ),
         ("precision: bf16", "8:1: precision: unknown field"),
         ("isa: avx2", "did you mean `target.cpu.isa`?"),

@@ -3,11 +3,10 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
-    feasibility,
+    held::{Format, Held},
     image::{Join, Layout, Source, TILE_COLUMNS, Tensor},
     mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
     model::{Model, Rope},
-    workload::Precision,
 };
 use synth_macros::Template;
 
@@ -47,11 +46,8 @@ impl Mechanism for DenseDecoder {
                 "Positions a token attends to, itself included (`sliding_window`).",
             ));
         }
-        let precision = feasibility::precision(site.job.workload, model);
-        let weight = match precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
+        let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
+        let weight = held.layers.precision().name();
         let weights = WeightsFile {
             weight,
             weight_why: &site
@@ -70,7 +66,7 @@ impl Mechanism for DenseDecoder {
             qkv_bias: model.qkv_bias,
             qk_norm: model.qk_norm,
         };
-        parts.extend(tensors(model, precision).into_iter().map(Part::Tensor));
+        parts.extend(tensors(model, held)?.into_iter().map(Part::Tensor));
         parts.push(Part::Rendered { path: "src/weights.rs", text: weights.render()? });
         parts.push(Part::Rendered { path: "src/forward.rs", text: forward.render()? });
         Ok(parts)
@@ -161,15 +157,20 @@ fn shape(model: &Model) -> Vec<Part> {
 }
 
 /// The weight image, in the order of a step. `weights.rs` reads it by the same names.
-fn tensors(model: &Model, precision: Precision) -> Vec<Tensor> {
+fn tensors(model: &Model, held: Held) -> Result<Vec<Tensor>, EmitError> {
     let dims = &model.dims;
-    let (panels, rows) = match precision {
-        Precision::F32 => (Layout::F32Panels, Layout::F32Rows),
-        Precision::Bf16 => (Layout::Bf16Panels, Layout::Bf16Rows),
+    let layouts = |format: Format| match format {
+        Format::F32 => Ok((Layout::F32Panels, Layout::F32Rows)),
+        Format::Bf16 => Ok((Layout::Bf16Panels, Layout::Bf16Rows)),
+        Format::Int8(_) | Format::Int4(_) => Err(EmitError::Conflict {
+            mechanism: "dense_decoder",
+            why: format!("there is no image of {} yet", format.precision().name()),
+        }),
     };
+    let ((panels, _), (head, rows)) = (layouts(held.layers)?, layouts(held.head)?);
     let source = |name: String, rows| Source { name, rows };
     let table = (dims.vocab, dims.hidden);
-    let embed = if model.tied { panels } else { rows };
+    let embed = if model.tied { head } else { rows };
     let mut tensors = vec![Tensor::matrix("embed", "model.embed_tokens.weight", table, embed)];
     for layer in 0..dims.layers {
         let ours = |name: &str| format!("layers.{layer}.{name}");
@@ -216,9 +217,9 @@ fn tensors(model: &Model, precision: Precision) -> Vec<Tensor> {
     }
     tensors.push(Tensor::vector("norm", "model.norm.weight", dims.hidden));
     if !model.tied {
-        tensors.push(Tensor::matrix("head", "lm_head.weight", table, panels));
+        tensors.push(Tensor::matrix("head", "lm_head.weight", table, head));
     }
-    tensors
+    Ok(tensors)
 }
 
 /// The rotary table and its constants: one file for plain frequencies, one for those of Llama 3.1.

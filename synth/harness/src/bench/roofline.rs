@@ -1,7 +1,7 @@
 //! How far decoding is from what memory bandwidth allows.
 
 use serde::{Deserialize, Serialize};
-use synth::model::Model;
+use synth::{held::Held, model::Model};
 
 /// What one decoded token must read with one sequence in flight, and how fast the machine reads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -53,15 +53,11 @@ impl Roofline {
 /// included, one row of the embedding, and the keys and values of the positions it sees. Norms and biases are left
 /// out; they are below a thousandth.
 #[must_use]
-pub fn decode_bytes(model: &Model, weight_bytes: u64, kv_bytes: u64, n_positions: usize) -> u64 {
+pub fn decode_bytes(model: &Model, held: Held, kv_bytes: u64, n_positions: usize) -> u64 {
     let dims = &model.dims;
-    let [hidden, layers, intermediate, vocab, query_rows, kv_rows] =
-        [dims.hidden, dims.layers, dims.intermediate, dims.vocab, dims.query_rows(), dims.kv_rows()]
-            .map(|n| n as u64);
-    let attention = hidden * (2 * query_rows + 2 * kv_rows);
-    let matrices = layers * (attention + 3 * hidden * intermediate) + vocab * hidden + hidden;
-    let seen = model.sliding_window.map_or(n_positions, |window| n_positions.min(window)) as u64;
-    matrices * weight_bytes + layers * 2 * kv_rows * seen * kv_bytes
+    let weights = held.bytes_per_pass(model) + held.head.bytes(1, dims.hidden);
+    let seen = model.sliding_window.map_or(n_positions, |window| n_positions.min(window));
+    weights + (dims.layers * 2 * dims.kv_rows() * seen) as u64 * kv_bytes
 }
 
 #[cfg(test)]

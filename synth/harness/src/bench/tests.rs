@@ -258,6 +258,7 @@ pub(crate) fn proof(binary: &str, verdict: prove::Verdict) -> Proof {
             weights: "3e16".into(),
         },
         surfaces: vec![],
+        held_out: None,
         measures: prove::Measures::default(),
         n_cases: 12,
         n_oracle_tokens: 480,

@@ -42,7 +42,8 @@ fn config(shape: &Shape, precision: Precision, base: &Model) -> Value {
     };
     let dtype = match precision {
         Precision::F32 => "float32",
-        Precision::Bf16 => "bfloat16",
+        // No checkpoint that is made here has codes.
+        Precision::Bf16 | Precision::Int8 | Precision::Int4 => "bfloat16",
     };
     let scaling = shape.scaling.map(|scaling| {
         json!({

@@ -60,7 +60,9 @@ pub(super) fn write(
                 };
                 match precision {
                     Precision::F32 => bytes.extend(value.to_le_bytes()),
-                    Precision::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+                    Precision::Bf16 | Precision::Int8 | Precision::Int4 => {
+                        bytes.extend(bf16::from_f32(value).to_le_bytes())
+                    }
                 }
             }
             out.write_all(&bytes)?;
@@ -142,7 +144,7 @@ fn tensors(shape: &Shape) -> Vec<Tensor> {
 fn header(tensors: &[Tensor], precision: Precision) -> io::Result<(Vec<u8>, u64)> {
     let (dtype, size) = match precision {
         Precision::F32 => ("F32", 4),
-        Precision::Bf16 => ("BF16", 2),
+        Precision::Bf16 | Precision::Int8 | Precision::Int4 => ("BF16", 2),
     };
     let mut entries = Map::new();
     entries.insert("__metadata__".to_owned(), json!({ "format": "pt" }));

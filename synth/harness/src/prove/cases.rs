@@ -21,7 +21,7 @@ const ALWAYS: usize = 3;
 const N_OUTPUT: usize = 16;
 
 /// Most samples of the spec that are sent.
-const MOST_SAMPLES: usize = 4;
+pub(super) const MOST_SAMPLES: usize = 4;
 
 /// Every drawn prompt comes from here, so that a proof can be repeated.
 const SEED: u64 = 0x5A71;

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
+use synth::calibration::Divergence;
 use synth::workload::Tolerance;
 
 use crate::build::Artifact;
 
-/// The version of the format. A reader refuses any other.
-pub const VERSION: u32 = 1;
+/// The version of the format. Version 1 had no held-out text, and reads as one that has none; a reader refuses any other.
+pub const VERSION: u32 = 2;
 
 /// Failures of one surface that are kept in words; the rest are counted.
 const KEPT: usize = 5;
@@ -31,6 +32,9 @@ pub struct Proof {
     pub surfaces: Vec<Surface>,
     /// How far the binary's numbers are from the oracle's.
     pub measures: Measures,
+    /// The perplexity of held-out text, where the server scores prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
     /// Sequences that were sent.
     pub n_cases: usize,
     /// Tokens that the oracle computed.
@@ -111,6 +115,32 @@ pub struct Measures {
     pub greedy_tied: usize,
 }
 
+/// Perplexity on text that decided nothing, teacher-forced.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    /// What the text is.
+    pub source: Source,
+    /// Positions scored.
+    pub positions: usize,
+    /// The oracle's perplexity.
+    pub oracle_perplexity: f64,
+    /// The binary's over the oracle's: above 1 it predicts worse.
+    pub perplexity_ratio: f64,
+}
+
+/// What held-out text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Text that was kept from training.
+    Text,
+    /// The spec's samples that are no cases.
+    Samples,
+    /// Drawn tokens, for a model of which no such text is at hand.
+    Drawn,
+}
+
 /// A surface while it is being checked.
 #[derive(Debug)]
 pub(super) struct Check(Surface);
@@ -163,35 +193,23 @@ impl Check {
 impl Measures {
     /// The measures that break a bound of the spec's tolerance, in words.
     pub(super) fn broken(&self, tolerance: Tolerance) -> Vec<String> {
-        let (logprob_p99, same_top, kl_mean) = match tolerance {
-            Tolerance::Exact => (EXACT_LOGPROB_P99, 1.0, f64::INFINITY),
-            Tolerance::Bounded { logprob_p99, same_top, kl_mean } => (logprob_p99, same_top, kl_mean),
+        let bounds = match tolerance {
+            Tolerance::Exact => EXACT,
+            bounded => bounded,
         };
-        let mut broken = Vec::new();
+        let Self { kl_mean, kl_p999, same_top, logprob_p99, .. } = *self;
+        let broken = Divergence { kl_mean, kl_p999, same_top, logprob_p99 }.broken(bounds);
+        let mut broken: Vec<String> = broken.into_iter().map(|it| it.why).collect();
         if self.positions == 0 {
             broken.push("no position was compared".to_owned());
-        }
-        if self.logprob_p99 > logprob_p99 {
-            broken.push(format!(
-                "p99 |Δlogprob| is {:.2e}, at most {logprob_p99:.2e} is allowed",
-                self.logprob_p99
-            ));
-        }
-        if self.same_top < same_top {
-            broken.push(format!("same-top share is {:.4}, at least {same_top} is needed", self.same_top));
-        }
-        if self.kl_mean > kl_mean {
-            broken.push(format!(
-                "mean KL divergence is {:.2e}, at most {kl_mean:.2e} is allowed",
-                self.kl_mean
-            ));
         }
         broken
     }
 }
 
-/// Under `tokens: exact`: f32 sums of another order stay far below this, a wrong operation far above.
-const EXACT_LOGPROB_P99: f64 = 1e-3;
+/// Under `tokens: exact`: f32 sums of another order stay far below this |Δlogprob|, a wrong operation far above.
+const EXACT: Tolerance =
+    Tolerance::Bounded { logprob_p99: 1e-3, same_top: 1.0, kl_mean: f64::INFINITY, kl_p999: f64::INFINITY };
 
 impl Proof {
     /// A proof of which nothing is checked yet: a failed one.
@@ -208,6 +226,7 @@ impl Proof {
             },
             surfaces: Vec::new(),
             measures: Measures::default(),
+            held_out: None,
             n_cases: 0,
             n_oracle_tokens: 0,
         }
@@ -243,7 +262,7 @@ impl Proof {
         let proof: Self =
             serde_json::from_slice(&fs::read(dir.join("proof.json"))?).map_err(io::Error::other)?;
         match proof.version {
-            VERSION => Ok(proof),
+            1 | VERSION => Ok(proof),
             other => Err(io::Error::other(format!("proof version {other}, expected {VERSION}; prove again"))),
         }
     }
@@ -287,6 +306,18 @@ impl Proof {
         writeln!(text, "| ties | {} |", m.ties)?;
         writeln!(text, "| greedy tokens equal | {} |", m.greedy_tokens)?;
         writeln!(text, "| greedy sequences that ended at a tie | {} |", m.greedy_tied)?;
+        if let Some(held_out) = self.held_out {
+            let what = match held_out.source {
+                Source::Text => "text kept from training",
+                Source::Samples => "samples that are no cases",
+                Source::Drawn => "drawn tokens",
+            };
+            writeln!(
+                text,
+                "| perplexity ÷ the oracle's, {:.1}, at {} positions of {what} | {:.5} |",
+                held_out.oracle_perplexity, held_out.positions, held_out.perplexity_ratio
+            )?;
+        }
         for surface in self.failed() {
             writeln!(text, "\n## {} failed {} of {}\n", surface.name, surface.n_failures, surface.cases)?;
             for failure in &surface.failures {

@@ -6,7 +6,7 @@ use super::cases::Case;
 
 /// Two log-probabilities closer than this, in nats, have no order: two f32 computations of one model differ by up to
 /// some 1e-5 (measured against HF transformers by the oracle's own tests).
-pub(super) const TIE: f32 = 1e-4;
+pub(crate) const TIE: f32 = 1e-4;
 
 /// The oracle's greedy answer to one case.
 pub(super) struct Truth {
@@ -34,7 +34,7 @@ impl Truth {
 }
 
 /// How far the likeliest token is ahead of the next, nats.
-pub(super) fn gap(logprobs: &[f32]) -> f32 {
+pub(crate) fn gap(logprobs: &[f32]) -> f32 {
     let best = argmax(logprobs) as usize;
     let others = logprobs.iter().enumerate().filter(|(token, _)| *token != best).map(|(_, logprob)| *logprob);
     logprobs[best] - others.fold(f32::NEG_INFINITY, f32::max)

@@ -59,6 +59,8 @@ impl From<Precision> for Format {
         match precision {
             Precision::F32 => Format::F32,
             Precision::Bf16 => Format::Bf16,
+            Precision::Int8 => Format::Int8,
+            Precision::Int4 => Format::Int4,
         }
     }
 }

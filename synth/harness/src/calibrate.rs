@@ -22,7 +22,7 @@ use rounder::Rounder;
 
 /// Floating-point operations that all candidates together may take: about a minute on two quiet cores. Larger models are
 /// read at fewer positions.
-const BUDGET_FLOPS: u64 = 3_200_000_000_000;
+const BUDGET_FLOPS: u64 = 2_400_000_000_000;
 
 /// Fewest and most positions of each half. The fewest are what the largest models get; beyond the most nothing that
 /// is measured here moves any more.

@@ -37,6 +37,10 @@ pub const INT4: Codes = Codes {
     is_bf16_scale: true,
 };
 
+/// A group whose largest magnitude is below this has the scale that clips nothing: what it could gain is nothing, and
+/// the inverse of its scale may be infinite.
+const WORTH_A_SEARCH: f32 = 1e-30;
+
 impl Codes {
     /// Rounds rows of `n_in` weights in place: each becomes its code times the scale of its group.
     pub fn round_weights(&self, rows: &mut [f32], n_in: usize, group: usize) {
@@ -50,11 +54,14 @@ impl Codes {
     /// that is tried. 0 where every weight is 0, or so small that no scale can be stored.
     pub fn scale(&self, group: &[f32]) -> f32 {
         let largest = largest(group);
+        if largest < WORTH_A_SEARCH {
+            return self.stored(largest / self.most);
+        }
         let mut best = (f32::INFINITY, 0.0);
         for share in self.shares {
             let scale = self.stored(largest / self.most * share);
             let error = self.squared_error(group, scale, largest);
-            if scale > 0.0 && error < best.0 {
+            if error < best.0 {
                 best = (error, scale);
             }
         }
@@ -68,9 +75,9 @@ impl Codes {
 
     /// Σ of the squared errors of a group, in units of its largest magnitude so that nothing overflows.
     fn squared_error(&self, group: &[f32], scale: f32, largest: f32) -> f32 {
-        let unit = scale / largest;
+        let (unit, inverse) = (scale / largest, 1.0 / scale);
         let error = |weight: f32| {
-            let steps = weight / scale;
+            let steps = weight * inverse;
             (steps - nearest(steps.clamp(self.least, self.most))) * unit
         };
         // Eight partial sums, which the compiler keeps in vector registers.

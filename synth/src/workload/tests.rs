@@ -122,11 +122,11 @@ fn weights_are_a_word_or_a_word_for_layers_and_head() {
         ("{ layers: { a: 1 } }", "8:20: weights.layers: expected one of `f32`"),
         (
             "{ layers: int8, head: int4 }",
-            "8:31: weights.head: expected no fewer bits than the layers have, int8, found `int4`",
+            "8:32: weights.head: expected no fewer bits than the layers have, int8, found `int4`",
         ),
         (
             "{ layers: bf16, head: int8 }",
-            "8:31: weights.head: expected `bf16` beside layers of bf16, found `int8`",
+            "8:32: weights.head: expected `bf16` beside layers of bf16, found `int8`",
         ),
     ] {
         let found = errors(&format!("{SPEC}weights: {value}\n"));

@@ -9,6 +9,7 @@ use rt::{
 };
 use synth::{
     calibration::{self, Calibration},
+    feasibility,
     workload::{Sample, SampleInput},
 };
 
@@ -104,7 +105,8 @@ fn texts(asked: &Asked) -> Outcome<Texts> {
     };
     let samples = asked.workload.samples().or_exit(Exit::Spec)?;
     let sequences = samples.iter().filter_map(|sample| tokens(sample, &tokenizer, template.as_ref()));
-    Ok(Texts::new(&asked.model, sequences.collect()))
+    let longest = feasibility::max_positions(&asked.workload);
+    Ok(Texts::new(&asked.model, longest, sequences.collect()))
 }
 
 fn tokens(sample: &Sample, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Option<Vec<u32>> {

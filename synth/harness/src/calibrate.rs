@@ -69,19 +69,23 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Chooses from the spec's samples, tokenised; where there are none, from made-up tokens. The first, third and so on
-    /// are measured, the others held out.
-    pub fn new(model: &Model, samples: Vec<Vec<u32>>) -> Texts {
+    /// Chooses from the spec's samples, tokenised; where there are none, from made-up tokens. No text is longer than
+    /// `longest`, the most positions that the spec allows a sequence. The first, third and so on are measured, the others
+    /// held out.
+    pub fn new(model: &Model, longest: usize, samples: Vec<Vec<u32>>) -> Texts {
         let n_positions = positions(model);
         let vocab = model.dims.vocab;
         // A tokenizer may know ids that the model has no row for.
         let is_known = |tokens: &Vec<u32>| tokens.iter().all(|token| (*token as usize) < vocab);
-        let mut texts = counted_once(samples.into_iter().filter(is_known));
+        let cut = |tokens: Vec<u32>| tokens.into_iter().take(longest).collect();
+        let mut texts = counted_once(samples.into_iter().filter(is_known).map(cut));
         let from_samples = texts.len() >= 2;
         if !from_samples {
+            // One token more than count, since the last has nothing after it.
+            let len = (n_positions / TEXTS + 1).min(longest).max(2);
             let mut random = Random::new(SEED);
-            let mut draw = || (0..=n_positions / TEXTS).map(|_| random.below(vocab) as u32).collect();
-            texts = counted_once((0..2 * TEXTS).map(|_| draw()));
+            let mut draw = || (0..len).map(|_| random.below(vocab) as u32).collect();
+            texts = counted_once((0..2 * n_positions.div_ceil(len - 1)).map(|_| draw()));
         }
         let half = |parity: usize| {
             let texts = texts.iter().enumerate().filter(|(idx, _)| idx % 2 == parity);

@@ -14,7 +14,8 @@ fn fixture(name: &str) -> Model {
 }
 
 fn calibrated(model: &Model) -> Calibration {
-    calibrate(model, &Texts::new(model, Vec::new()), &|_, _| ()).unwrap_or_else(|error| panic!("{error}"))
+    calibrate(model, &Texts::new(model, 1 << 20, Vec::new()), &|_, _| ())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -38,15 +39,20 @@ fn no_text_counts_more_than_its_share() {
 #[test]
 fn samples_are_read_where_there_are_two_and_tell_their_digest() {
     let model = fixture("qwen3");
-    let made_up = Texts::new(&model, Vec::new());
+    let made_up = Texts::new(&model, 1 << 20, Vec::new());
     assert!(!made_up.from_samples && !made_up.measured.is_empty() && !made_up.held_out.is_empty());
-    assert_eq!(made_up, Texts::new(&model, vec![vec![1, 2, 3]]));
+    assert_eq!(made_up, Texts::new(&model, 1 << 20, vec![vec![1, 2, 3]]));
     let samples = vec![vec![1, 2, 3, 4], vec![4, 5, 6], vec![6, 7, 8], vec![model.dims.vocab as u32, 1, 1]];
-    let sampled = Texts::new(&model, samples.clone());
+    let sampled = Texts::new(&model, 1 << 20, samples.clone());
     assert!(sampled.from_samples);
     assert_eq!((sampled.measured.len(), sampled.held_out.len()), (2, 1));
-    assert_eq!(sampled.digest(), Texts::new(&model, samples[..3].to_vec()).digest());
+    assert_eq!(sampled.digest(), Texts::new(&model, 1 << 20, samples[..3].to_vec()).digest());
     assert_ne!(sampled.digest(), made_up.digest());
+    // No sequence of the spec is longer, so none is read that is.
+    let short = Texts::new(&model, 5, Vec::new());
+    assert!(short.measured.iter().all(|text| text.tokens.len() <= 5) && short.measured.len() > 100);
+    let cut = Texts::new(&model, 3, samples[..3].to_vec());
+    assert!(cut.from_samples && cut.measured.iter().chain(&cut.held_out).all(|text| text.tokens.len() == 3));
     assert!(positions(&model) > 500, "a small model can afford many");
 }
 
@@ -57,7 +63,7 @@ fn fewer_bits_are_further_from_the_model() {
         let calibration = calibrated(&model);
         assert!(calibration.is_of(
             &synth::calibration::model_digest(model.digests().expect("it is readable")),
-            &Texts::new(&model, Vec::new()).digest(),
+            &Texts::new(&model, 1 << 20, Vec::new()).digest(),
             &candidates(&model)
         ));
         let kl = |candidate: Candidate| {
@@ -105,7 +111,8 @@ fn a_weight_without_a_code_is_refused_by_its_tensor() {
     let at = fact.begin as usize;
     bytes[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
     std::fs::write(folder.join(&model.weights[0].name), bytes).expect("weights");
-    let refused = calibrate(&model, &Texts::new(&model, Vec::new()), &|_, _| ()).expect_err("it is refused");
+    let refused =
+        calibrate(&model, &Texts::new(&model, 1 << 20, Vec::new()), &|_, _| ()).expect_err("it is refused");
     assert!(matches!(&refused, CalibrateError::NotFinite { tensor: found } if found == tensor), "{refused}");
     std::fs::remove_dir_all(&folder).expect("it can be removed");
 }

@@ -131,6 +131,9 @@ fn synthesise(asked: &Asked, args: &Args, ui: &Ui) -> Outcome {
     let runtime = pipeline::runtime()?;
     let standing = pipeline::standing_proof(artifact);
     if let Some(proof) = &standing {
+        if !artifact.crate_dir.join("proof.json").exists() {
+            proof.write(&artifact.crate_dir).or_exit(Exit::Internal)?;
+        }
         ui.say("Proven", format_args!("before, this very binary: {}", pipeline::proven(proof)));
     }
     let proof = match standing {

@@ -4,6 +4,8 @@
 //! temperature, top-k, min-p and top-p narrow them; then one number drawn from the request's seed and the token's
 //! position picks. Nothing else enters, so a request answers the same at any load.
 
+use std::cmp::Ordering;
+
 use rt::request::{Sampling, TokenLogprobs};
 
 use crate::{
@@ -87,26 +89,44 @@ impl Sampler {
         let weights = &self.bent;
         self.candidates.clear();
         self.candidates.extend((0..VOCAB as u32).filter(|token| weights[*token as usize] >= sampling.min_p));
-        let likelier =
-            |a: &u32, b: &u32| weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b));
         if let Some(top_k) = sampling.top_k
             && top_k < self.candidates.len()
         {
-            self.candidates.select_nth_unstable_by(top_k, likelier);
+            self.candidates.select_nth_unstable_by(top_k, likelier(weights));
             self.candidates.truncate(top_k);
         }
         if sampling.top_p < 1.0 {
-            self.candidates.sort_unstable_by(likelier);
-            let total: f32 = self.candidates.iter().map(|token| weights[*token as usize]).sum();
-            let mut mass = 0.0;
-            let needed = self.candidates.iter().take_while(|token| {
-                let is_needed = mass < sampling.top_p * total;
-                mass += weights[**token as usize];
-                is_needed
-            });
-            let n_kept = needed.count().max(1);
+            let n_kept = self.nucleus(sampling.top_p);
             self.candidates.truncate(n_kept);
         }
+    }
+
+    /// How many of the likeliest candidates hold `top_p` of the mass (Holtzman et al. 2019, section 3.1), at least one.
+    ///
+    /// They are brought to the front, in order: the likeliest 64, then eight times as many, until there is mass enough,
+    /// so that little more of the vocabulary is sorted than is kept.
+    fn nucleus(&mut self, top_p: f32) -> usize {
+        let weights = &self.bent;
+        let total: f32 = self.candidates.iter().map(|token| weights[*token as usize]).sum();
+        let (mut mass, mut n_kept, mut width) = (0.0, 0, 64);
+        while n_kept < self.candidates.len() {
+            let rest = &mut self.candidates[n_kept..];
+            if width < rest.len() {
+                rest.select_nth_unstable_by(width, likelier(weights));
+            }
+            let n_likeliest = width.min(rest.len());
+            let likeliest = &mut rest[..n_likeliest];
+            likeliest.sort_unstable_by(likelier(weights));
+            for token in likeliest {
+                if mass >= top_p * total {
+                    return n_kept.max(1);
+                }
+                mass += weights[*token as usize];
+                n_kept += 1;
+            }
+            width *= 8;
+        }
+        n_kept
     }
 
     /// The candidate under which a point of the unit interval falls.
@@ -122,6 +142,11 @@ impl Sampler {
         // Rounding may leave a crumb beyond the last candidate.
         self.candidates.last().copied().unwrap_or(0)
     }
+}
+
+/// The order of tokens by their weights, the heaviest first; the lower id where they weigh the same.
+fn likelier(weights: &[f32]) -> impl Fn(&u32, &u32) -> Ordering {
+    |a, b| weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b))
 }
 
 /// The log-probability of `token` under logits (VOCAB), and the `n_top` likeliest tokens with theirs.
@@ -149,13 +174,16 @@ pub fn ends(sampling: &Sampling) -> impl Iterator<Item = u32> {
 
 /// The token with the largest logit, the lowest id among equals.
 fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
+    // Sixteen at a time, which the compiler compares at once.
+    let (chunks, rest) = logits.as_chunks::<16>();
+    let mut largest = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (largest, logit) in largest.iter_mut().zip(chunk) {
+            *largest = if logit > largest { *logit } else { *largest };
         }
     }
-    best as u32
+    let largest = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|logit| *logit == largest).unwrap_or(0) as u32
 }
 
 /// A number in [0, 1) from a request's seed and a token's position: SplitMix64 (Steele et al. 2014) of both.

@@ -87,7 +87,7 @@ pub(super) fn convert(
     drop(fs::remove_dir_all(&partial));
     let mut command = command(&partial);
     // A model lies in a folder; what a hub has under its name is nobody's business.
-    command.current_dir(home).env("HF_HUB_OFFLINE", "1").env("DO_NOT_TRACK", "1");
+    command.env("HF_HUB_OFFLINE", "1").env("DO_NOT_TRACK", "1");
     steps::run("converting the model", command, &home.join("convert.log"), progress)?;
     fs::rename(&partial, folder).map_err(|source| ReferenceError::File { path: folder.to_owned(), source })
 }

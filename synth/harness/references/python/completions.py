@@ -2,7 +2,8 @@
 
 For runtimes that are libraries. An engine is one loop over `Inbox`, in a thread of its own; it writes each token to the
 client's socket itself, without handing it to another thread, because with two cores a hand-over costs more than the
-few microseconds of the write.
+write. A token costs the engine's thread about 4 µs here (3 µs of CPU), measured over a pair of sockets; the fastest
+engine on the smallest model that we race makes a step of eight tokens in some 8 ms.
 """
 
 import argparse

@@ -83,8 +83,10 @@ impl Reference for OnnxRuntime {
             python::convert(&folder, &home, progress, |partial| {
                 let mut command = Command::new(&program);
                 command
-                    .args(["-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-c", "cache"])
+                    .args(["-m", "onnxruntime_genai.models.builder", "-e", "cpu"])
                     .args(["-p", precision(job.format)])
+                    .arg("-c")
+                    .arg(home.join("cache"))
                     .arg("-i")
                     .arg(&job.model_dir)
                     .arg("-o")

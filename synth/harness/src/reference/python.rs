@@ -87,7 +87,7 @@ pub(super) fn convert(
     drop(fs::remove_dir_all(&partial));
     let mut command = command(&partial);
     // A model lies in a folder; what a hub has under its name is nobody's business.
-    command.current_dir(home).env("HF_HUB_OFFLINE", "1").env("DO_NOT_TRACK", "1");
+    command.env("HF_HUB_OFFLINE", "1").env("DO_NOT_TRACK", "1");
     steps::run("converting the model", command, &home.join("convert.log"), progress)?;
     fs::rename(&partial, folder).map_err(|source| ReferenceError::File { path: folder.to_owned(), source })
 }
@@ -114,7 +114,82 @@ pub(super) fn unpinned(requirements: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::client::Client;
+    use crate::load::{Finish, Outcome, Request, Target, Wire, closed_loop};
+    use crate::process::{Launch, Server, free_port};
+
+    /// An engine that counts, and fails at prompts that begin with 13.
+    const COUNTING: &str = "
+import completions
+def engine(inbox):
+    while True:
+        sequence = inbox.take(is_idle=True)
+        if sequence.prompt[0] == 13:
+            sequence.fail('unlucky')
+            continue
+        for number in range(sequence.max_tokens):
+            sequence.add([number])
+        sequence.finish()
+completions.serve(completions.arguments().parse_args(), engine)
+";
+
+    async fn counting(test: &str) -> (Server, Target) {
+        let folder = std::env::temp_dir().join(format!("savile-{}-python-{test}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        place(&folder, &[("completions.py", COMPLETIONS), ("server.py", COUNTING)]).expect("its files");
+        let listen = free_port().expect("a port");
+        let flags = ["--model", "m", "--threads", "1", "--context", "64", "--concurrency", "3", "--listen"];
+        let mut args = vec![folder.join("server.py").into_os_string()];
+        args.extend(flags.map(Into::into));
+        args.push(listen.to_string().into());
+        let server = Server::start(Launch {
+            program: "python3".into(),
+            args,
+            env: Vec::new(),
+            listen,
+            ready_path: "/health",
+            timeout: Duration::from_secs(30),
+            log: folder.join("log"),
+        })
+        .await
+        .expect("it starts");
+        (server, Target::new(Client::new(listen), Wire::OpenAi { model: "m".into() }))
+    }
+
+    #[tokio::test]
+    async fn our_server_speaks_as_the_load_generator_reads() {
+        let (server, target) = counting("speaks").await;
+        let requests = [1, 2, 60].map(|max_tokens| Request { prompt: vec![7; 4], max_tokens });
+        // Two rounds: the second comes on connections that have answered before.
+        for _ in 0..2 {
+            for record in closed_loop(&target, &requests, 3, Duration::from_secs(30)).await {
+                assert_eq!(record.outcome, Outcome::Complete(Finish::Length));
+                assert_eq!(record.n_tokens(), record.wanted_tokens);
+            }
+        }
+        let whole = serde_json::json!({ "model": "m", "prompt": [7], "max_tokens": 3, "stream": false });
+        let reply = target.client().post("/v1/completions", &whole).await.expect("an answer");
+        assert_eq!(reply.body["choices"][0]["token_ids"], serde_json::json!([0, 1, 2]));
+        assert_eq!(reply.body["usage"]["completion_tokens"], 3);
+        server.stop().await.expect("it stops");
+    }
+
+    #[tokio::test]
+    async fn our_server_refuses_and_fails_in_words() {
+        let (server, target) = counting("refuses").await;
+        let refused =
+            target.ask(&Request { prompt: vec![1; 60], max_tokens: 5 }, Duration::from_secs(30)).await;
+        assert!(
+            matches!(&refused.outcome, Outcome::Failed(why) if why.contains("context of 64")),
+            "{refused:?}"
+        );
+        let failed = target.ask(&Request { prompt: vec![13], max_tokens: 5 }, Duration::from_secs(30)).await;
+        assert!(matches!(&failed.outcome, Outcome::Failed(why) if why.contains("unlucky")), "{failed:?}");
+        server.stop().await.expect("it stops");
+    }
 
     #[test]
     fn a_pin_has_a_version_and_a_hash() {

@@ -86,7 +86,7 @@ impl Asked {
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
         let memory = feasibility::memory(&self.workload, &self.model, held, block, rows);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
-        emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE).map(|it| it.tree)
+        emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE)
     }
 }
 

@@ -273,6 +273,24 @@ api: [completions]
 }
 
 #[test]
+fn quickstart_outside_the_repository_with_activations_rounded_to_its_tolerance() {
+    prove(&Row {
+        name: "family-quickstart-outside",
+        model: Origin::Copied("quickstart"),
+        spec: "\
+target: { cpu: { isa: native, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 12
+  prompt: { p50: 50, p99: 99, max: 300 }
+  output: { p50: 9, p99: 17, max: 51 }
+tolerance: { logprob_p99: 0.1, same_top: 0.97, kl_mean: 0.001 }
+",
+        by_hand: &[],
+    });
+}
+
+#[test]
 fn mistral_outside_the_repository_with_small_blocks_and_steps_decided_by_hand() {
     prove(&Row {
         name: "family-mistral-outside",

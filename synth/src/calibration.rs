@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use crate::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -116,8 +117,7 @@ pub enum CalibrationError {
 
 /// SHA-256 of what decides the numbers of a model: weights and configuration, hex.
 pub fn model_digest(digests: &Digests) -> String {
-    let both = Sha256::digest(format!("{}\n{}\n", digests.weights, digests.config));
-    both.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(format!("{}\n{}\n", digests.weights, digests.config)))
 }
 
 /// Whether a plan for this job needs to know what rounding costs: only bounds allow any.

@@ -159,15 +159,6 @@ pub enum EmitError {
     Tree(#[from] TreeError),
 }
 
-/// A crate, and the weight image that goes with it.
-#[derive(Debug)]
-pub struct Emitted {
-    /// The crate's files.
-    pub tree: SourceTree,
-    /// What the image holds.
-    pub recipe: Recipe,
-}
-
 /// Writes the crate of a plan.
 ///
 /// `weights` is the weight image as the emitted binary names it by default.
@@ -181,7 +172,7 @@ pub fn emit(
     place: &Place,
     weights: &str,
     catalogue: &Catalogue,
-) -> Result<Emitted, EmitError> {
+) -> Result<SourceTree, EmitError> {
     let job = Job { held: planner::held(plan, catalogue.mechanisms), ..job };
     let mut tree = SourceTree::default();
     let mut assembly = Assembly {
@@ -196,6 +187,43 @@ pub fn emit(
         calls: Vec::new(),
         paths: Vec::new(),
     };
+    for (axis, part) in parts(job, plan, memory, catalogue)? {
+        file(part, axis, &mut assembly, &mut tree)?;
+    }
+    assembly.paths.sort();
+    for (path, text) in (catalogue.skeleton)(&assembly)? {
+        insert(&mut tree, path, &text)?;
+    }
+    Ok(tree)
+}
+
+/// What the weight image of a plan's crate holds.
+///
+/// # Errors
+/// [`EmitError`] if the plan does not match the catalogue.
+pub fn recipe(
+    job: Job<'_>,
+    plan: &Plan,
+    memory: &MemoryPlan,
+    catalogue: &Catalogue,
+) -> Result<Recipe, EmitError> {
+    let job = Job { held: planner::held(plan, catalogue.mechanisms), ..job };
+    let parts = parts(job, plan, memory, catalogue)?;
+    let tensors = parts.into_iter().filter_map(|(_, part)| match part {
+        Part::Tensor(tensor) => Some(tensor),
+        _ => None,
+    });
+    Ok(Recipe { tensors: tensors.collect() })
+}
+
+/// What the mechanisms of a plan contribute, axis by axis.
+fn parts(
+    job: Job<'_>,
+    plan: &Plan,
+    memory: &MemoryPlan,
+    catalogue: &Catalogue,
+) -> Result<Vec<(Axis, Part)>, EmitError> {
+    let mut parts = Vec::new();
     for axis in Axis::ALL {
         let decision = plan.on(axis).ok_or(EmitError::Undecided { axis })?;
         if decision.is_none() {
@@ -206,15 +234,10 @@ pub fn emit(
             .iter()
             .find(|it| it.axis() == axis && it.name() == decision.mechanism)
             .ok_or(EmitError::Undecided { axis })?;
-        for part in mechanism.parts(&Site { job, plan, decision, memory })? {
-            file(part, axis, &mut assembly, &mut tree)?;
-        }
+        let contributed = mechanism.parts(&Site { job, plan, decision, memory })?;
+        parts.extend(contributed.into_iter().map(|part| (axis, part)));
     }
-    assembly.paths.sort();
-    for (path, text) in (catalogue.skeleton)(&assembly)? {
-        insert(&mut tree, path, &text)?;
-    }
-    Ok(Emitted { tree, recipe: assembly.recipe })
+    Ok(parts)
 }
 
 /// Puts one part where it belongs.

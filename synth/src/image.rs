@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::hex;
+
 /// Output columns of a panel.
 pub const PANEL: usize = 32;
 
@@ -222,11 +224,6 @@ pub struct Entry {
     pub offset: u64,
     /// Its bytes.
     pub len: u64,
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

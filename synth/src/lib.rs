@@ -5,6 +5,7 @@ pub mod calibration;
 pub mod emit;
 pub mod feasibility;
 pub mod held;
+mod hex;
 pub mod image;
 pub mod mechanism;
 pub mod model;
@@ -16,3 +17,5 @@ pub mod target;
 pub mod template;
 pub mod workload;
 mod yaml;
+
+pub use hex::hex;

@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use crate::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -155,7 +156,7 @@ impl Plan {
 
     /// SHA-256 of the decisions, hex. Comments in the file do not change it.
     pub fn digest(&self) -> String {
-        Sha256::digest(yaml::write(self)).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(yaml::write(self)))
     }
 
     /// The decision on an axis. Every plan that the planner returns has one for each.

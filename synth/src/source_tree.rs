@@ -9,6 +9,7 @@ mod format;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
+use crate::hex;
 use sha2::{Digest, Sha256};
 
 pub use disk::{Difference, DifferenceKind, Written};
@@ -110,7 +111,7 @@ impl SourceTree {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hasher.finalize())
     }
 }
 

@@ -35,7 +35,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let asked = Asked::read(args.named.files()?, ui)?;
     let machine = pipeline::probe(&asked, ui)?;
     let decided = Decided::pinned(&asked)?;
-    let artifact = decided.build(&asked, &decided.emit(&asked)?.recipe, ui)?;
+    let artifact = decided.build(&asked, ui)?;
     let proof = pipeline::standing_proof(&artifact).ok_or_else(|| {
         let name = &asked.workload.name;
         Failure::new(

@@ -51,7 +51,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     };
     let asked = Asked::read(Named { workload: workload.clone(), out: args.out.clone() }.files()?, ui)?;
     let trial = Trial { decided: Decided::pinned(&asked)?, asked: &asked, runtime: pipeline::runtime()?, ui };
-    Decided::lay_out(&asked, &trial.decided.emit(&asked)?.recipe, ui)?;
+    trial.decided.lay_out(&asked, ui)?;
     trial.sound()?;
     let mut results = Vec::new();
     let mut alive = Vec::new();

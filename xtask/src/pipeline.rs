@@ -19,15 +19,14 @@ use rt::tokenizer::Tokenizer;
 use synth::{
     axis::Axis,
     calibration::Calibration,
-    emit::{self, EmitError, Emitted, Place},
+    emit::{self, EmitError, Place},
     feasibility::{self, MemoryPlan},
-    image::Recipe,
     mechanism::Job,
     model::Model,
     plan::Plan,
     planner::{self, PlanningError},
     reading,
-    source_tree::FormatError,
+    source_tree::{FormatError, SourceTree},
     target::{Isa, MachineFacts},
     workload::{Bytes, ModelSource, SpecError, SpecErrors, Workload},
 };
@@ -261,30 +260,17 @@ impl Decided {
     }
 
     /// Writes the crate in memory, and reads it as a person would.
-    pub fn emit(&self, asked: &Asked) -> Outcome<Emitted> {
+    pub fn emit(&self, asked: &Asked) -> Outcome<SourceTree> {
         let place = match asked.files.in_workspace() {
             true => Place::Workspace,
             false => Place::Elsewhere { savile: repo::root().display().to_string() },
         };
         let weights = asked.image_named();
-        let emitted = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &weights, &CATALOGUE);
-        let emitted = emitted.map_err(|error| {
-            let exit = match &error {
-                EmitError::MissingKnob { .. }
-                | EmitError::NoKernels { .. }
-                | EmitError::Undecided { .. }
-                | EmitError::Conflict { .. } => Exit::Spec,
-                EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
-                _ => Exit::Internal,
-            };
-            match exit {
-                Exit::Spec => Failure::new(exit, format_args!("{}: {error}", repo::shown(&asked.files.plan))),
-                _ => Failure::new(exit, error),
-            }
-        })?;
-        let findings = reading::check(&emitted.tree);
+        let tree = emit::emit(self.job(asked), &self.plan, &self.memory, &place, &weights, &CATALOGUE);
+        let tree = tree.map_err(|error| not_emitted(asked, error))?;
+        let findings = reading::check(&tree);
         if findings.is_empty() {
-            return Ok(emitted);
+            return Ok(tree);
         }
         let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
         Err(Failure::new(
@@ -294,11 +280,14 @@ impl Decided {
     }
 
     /// Sees to it that the weight image holds what the crate reads.
-    pub fn lay_out(asked: &Asked, recipe: &Recipe, ui: &Ui) -> Outcome {
+    pub fn lay_out(&self, asked: &Asked, ui: &Ui) -> Outcome {
+        let recipe = emit::recipe(self.job(asked), &self.plan, &self.memory, &CATALOGUE);
+        let recipe = recipe.map_err(|error| not_emitted(asked, error))?;
         let path = asked.image();
         let step = ui.step("Lay out", repo::shown(&path));
         let progress = |done: u64, total: u64| step.note(&format!("{} of {}", Bytes(done), Bytes(total)));
-        let image = harness::image::ensure(&asked.model, recipe, &path, &progress).or_exit(Exit::Internal)?;
+        let image =
+            harness::image::ensure(&asked.model, &recipe, &path, &progress).or_exit(Exit::Internal)?;
         step.done();
         let what = match image {
             Image::Stands => "holds what it should",
@@ -309,7 +298,7 @@ impl Decided {
     }
 
     /// Builds the crate that was written, in release mode, and the weight image that it reads.
-    pub fn build(&self, asked: &Asked, recipe: &Recipe, ui: &Ui) -> Outcome<Artifact> {
+    pub fn build(&self, asked: &Asked, ui: &Ui) -> Outcome<Artifact> {
         let crate_dir = &asked.files.crate_dir;
         if !crate_dir.join("Cargo.toml").exists() {
             let crate_dir = repo::shown(crate_dir);
@@ -323,7 +312,7 @@ impl Decided {
             // The versions that Savile is tested with, which are also the ones at hand.
             fs::copy(repo::root().join("Cargo.lock"), lock).or_exit(Exit::Internal)?;
         }
-        Self::lay_out(asked, recipe, ui)?;
+        self.lay_out(asked, ui)?;
         let step = ui.step("Build", repo::shown(crate_dir));
         let binary = build::build(crate_dir, &repo::target(), |name| step.note(name)).map_err(|error| {
             let exit = if matches!(error, BuildError::Cargo(_)) { Exit::Environment } else { Exit::Build };
@@ -342,6 +331,22 @@ impl Decided {
             weights_digest: self.plan.weights.clone(),
             threads: asked.workload.target.threads,
         })
+    }
+}
+
+/// Whose fault it is that a crate cannot be written.
+fn not_emitted(asked: &Asked, error: EmitError) -> Failure {
+    let exit = match &error {
+        EmitError::MissingKnob { .. }
+        | EmitError::NoKernels { .. }
+        | EmitError::Undecided { .. }
+        | EmitError::Conflict { .. } => Exit::Spec,
+        EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
+        _ => Exit::Internal,
+    };
+    match exit {
+        Exit::Spec => Failure::new(exit, format_args!("{}: {error}", repo::shown(&asked.files.plan))),
+        _ => Failure::new(exit, error),
     }
 }
 

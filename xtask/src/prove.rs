@@ -26,8 +26,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let asked = Asked::read(args.named.files()?, ui)?;
-    let decided = Decided::pinned(&asked)?;
-    let artifact = decided.build(&asked, &decided.emit(&asked)?.recipe, ui)?;
+    let artifact = Decided::pinned(&asked)?.build(&asked, ui)?;
     let proof = pipeline::prove(&asked, &artifact, &pipeline::runtime()?, ui)?;
     ui.print(proof.markdown());
     ui.print_json(&serde_json::to_value(&proof).or_exit(Exit::Internal).unwrap_or_else(|_| json!({})));

@@ -29,8 +29,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let asked = Asked::read(args.named.files()?, ui)?;
-    let decided = Decided::pinned(&asked)?;
-    let artifact = decided.build(&asked, &decided.emit(&asked)?.recipe, ui)?;
+    let artifact = Decided::pinned(&asked)?.build(&asked, ui)?;
     let mut server = Command::new(&artifact.binary);
     if !args.flags.iter().any(|flag| flag == "--weights" || flag.starts_with("--weights=")) {
         // Its own default is a path from the root of the repository, and the user may be anywhere.

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use clap::{Parser, ValueEnum};
 use harness::{build::Artifact, prove::Proof, report};
 use serde_json::{Value, json};
-use synth::{emit::Emitted, source_tree::SourceTree};
+use synth::source_tree::SourceTree;
 
 use crate::{
     exit::{Exit, Failure, OrExit, Outcome},
@@ -91,7 +91,7 @@ fn synthesise(asked: &Asked, args: &Args, ui: &Ui) -> Outcome {
     let machine = pipeline::probe(asked, ui)?;
     let decided = Decided::here(asked, &machine, ui)?;
     if args.diff {
-        return show_difference(asked, &decided.emit(asked)?.tree, ui);
+        return show_difference(asked, &decided.emit(asked)?, ui);
     }
     if let Some(calibration) = &decided.calibration {
         fs::write(&asked.files.calibration, calibration.to_json()).or_exit(Exit::Internal)?;
@@ -107,7 +107,7 @@ fn synthesise(asked: &Asked, args: &Args, ui: &Ui) -> Outcome {
         });
         return done(asked, &decided, &made, ui);
     }
-    let Emitted { tree, recipe } = decided.emit(asked)?;
+    let tree = decided.emit(asked)?;
     refuse_foreign(&asked.files.crate_dir)?;
     let written = tree.write_to(&asked.files.crate_dir).or_exit(Exit::Internal)?;
     ui.say(
@@ -123,7 +123,7 @@ fn synthesise(asked: &Asked, args: &Args, ui: &Ui) -> Outcome {
     if stop(Stop::Emit) {
         return done(asked, &decided, &made, ui);
     }
-    let artifact = made.artifact.insert(decided.build(asked, &recipe, ui)?);
+    let artifact = made.artifact.insert(decided.build(asked, ui)?);
     ui.say("Built", repo::shown(&artifact.binary));
     if stop(Stop::Build) {
         return done(asked, &decided, &made, ui);
@@ -245,7 +245,7 @@ fn check_all_of(all: &[Asked], ui: &Ui) -> Outcome {
         let decided = Decided::pinned(asked)?;
         let plan = fs::read_to_string(&asked.files.plan).or_exit(Exit::Internal)?;
         let mut differs: Vec<_> =
-            decided.emit(asked)?.tree.diff(&asked.files.crate_dir).or_exit(Exit::Internal)?;
+            decided.emit(asked)?.diff(&asked.files.crate_dir).or_exit(Exit::Internal)?;
         differs.iter().for_each(|difference| ui.print(&difference.unified));
         let mut files: Vec<_> = differs.drain(..).map(|it| it.path).collect();
         if plan != decided.plan.to_yaml() {

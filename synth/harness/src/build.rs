@@ -9,6 +9,7 @@ use std::{
 
 use cargo_metadata::{Message, diagnostic::DiagnosticLevel};
 use sha2::{Digest, Sha256};
+use synth::hex;
 
 /// One binary, with everything a proof and a ledger entry name it by.
 #[derive(Debug, Clone)]
@@ -128,5 +129,5 @@ pub fn build(
 pub fn digest(path: &Path) -> Result<String, BuildError> {
     let unread = |source| BuildError::Read { path: path.display().to_string(), source };
     let bytes = fs::read(path).map_err(unread)?;
-    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&Sha256::digest(bytes)))
 }

@@ -14,6 +14,7 @@ use oracle::{Oracle, OracleError};
 use sha2::{Digest, Sha256};
 use synth::calibration::{Calibration, Candidate, Measured, VERSION, candidates, model_digest};
 use synth::held::{Format, Held};
+use synth::hex;
 use synth::model::{Model, ModelErrors};
 
 use crate::random::Random;
@@ -105,7 +106,7 @@ impl Texts {
             }
             hasher.update([0xff; 16]);
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hasher.finalize())
     }
 }
 

@@ -6,12 +6,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use half::{bf16, f16};
+use half::bf16;
 use sha2::{Digest, Sha256};
+use synth::hex;
 use synth::image::{
-    ALIGNMENT, Entry, Header, Layout, MAGIC, PANEL, Recipe, TILE_CELLS, TILE_COLUMNS, Tensor, hex,
+    ALIGNMENT, Entry, Header, Layout, MAGIC, PANEL, Recipe, TILE_CELLS, TILE_COLUMNS, Tensor,
 };
-use synth::model::{Dtype, Model, ModelErrors};
+use synth::model::{Model, ModelErrors, TensorFact};
+
+use crate::checkpoint::load;
 
 /// Files of the model folder that a server needs beside its weights.
 const FILES: [&str; 1] = ["tokenizer.json"];
@@ -237,13 +240,8 @@ struct Checkpoint<'a> {
     files: Vec<File>,
 }
 
-/// One tensor of the checkpoint.
-struct Source<'a> {
-    file: &'a File,
-    begin: u64,
-    dtype: Dtype,
-    cols: usize,
-}
+/// One tensor of the checkpoint: the file it is in, and where.
+type Source<'a> = (&'a File, &'a TensorFact);
 
 impl<'a> Checkpoint<'a> {
     fn open(model: &'a Model) -> Result<Self, ImageError> {
@@ -251,50 +249,26 @@ impl<'a> Checkpoint<'a> {
             let path = model.folder.join(name);
             File::open(&path).map_err(|source| ImageError::File { path, source })
         };
-        Ok(Self {
-            model,
-            files: model.weights.iter().map(|shard| open(&shard.name)).collect::<Result<_, _>>()?,
-        })
+        let files = model.weights.iter().map(|shard| open(&shard.name)).collect::<Result<_, _>>()?;
+        Ok(Self { model, files })
     }
 
     /// What a tensor of the image is made of.
     fn sources(&self, tensor: &Tensor) -> Result<Vec<Source<'_>>, ImageError> {
         let source = |name: &str, rows: usize| {
-            let shards = self.model.weights.iter().zip(&self.files);
-            let mut facts =
-                shards.flat_map(|(shard, file)| shard.tensors.iter().map(move |fact| (fact, file)));
+            let shards = self.files.iter().zip(&self.model.weights);
+            let mut all = shards.flat_map(|(file, shard)| shard.tensors.iter().map(move |fact| (file, fact)));
             let n_elements = rows * tensor.cols;
-            let found = facts
-                .find(|(fact, _)| fact.name == name && fact.shape.iter().product::<usize>() == n_elements);
-            let (fact, file) = found.ok_or_else(|| ImageError::Tensor {
+            let found =
+                all.find(|(_, fact)| fact.name == name && fact.shape.iter().product::<usize>() == n_elements);
+            found.ok_or_else(|| ImageError::Tensor {
                 folder: self.model.folder.clone(),
                 name: name.to_owned(),
                 rows,
                 cols: tensor.cols,
-            })?;
-            Ok(Source { file, begin: fact.begin, dtype: fact.dtype, cols: tensor.cols })
+            })
         };
         tensor.sources.iter().map(|it| source(&it.name, it.rows)).collect()
-    }
-}
-
-impl Source<'_> {
-    /// One row, widened to f32, which is exact.
-    fn row(&self, row: usize, out: &mut Vec<f32>) -> io::Result<()> {
-        let row_bytes = self.cols * self.dtype.bytes() as usize;
-        let mut bytes = vec![0; row_bytes];
-        self.file.read_exact_at(&mut bytes, self.begin + (row * row_bytes) as u64)?;
-        out.clear();
-        match self.dtype {
-            Dtype::F32 => out.extend(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
-            Dtype::F16 => {
-                out.extend(bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()))
-            }
-            Dtype::Bf16 => {
-                out.extend(bytes.as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -339,10 +313,10 @@ fn lay_out_rows(
     rows: std::ops::Range<usize>,
     bytes: &mut [u8],
 ) -> io::Result<()> {
-    let mut values = Vec::new();
     for row in rows.clone() {
         if let Some((source, inner)) = tensor.origin(row) {
-            sources[source].row(inner, &mut values)?;
+            let (file, fact) = sources[source];
+            let values = load(file, fact, inner * tensor.cols..(inner + 1) * tensor.cols)?;
             put(tensor.layout, row - rows.start, &values, bytes);
         }
     }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod build;
 pub mod calibrate;
+mod checkpoint;
 pub mod client;
 mod clocks;
 pub mod hub;

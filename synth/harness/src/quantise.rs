@@ -111,12 +111,9 @@ pub fn round_bf16(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x = bf16(*x));
 }
 
-/// A number as bf16 holds it. Beyond the largest bf16 it is infinite; it must not be NaN.
+/// A number as bf16 holds it.
 fn bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    // Half of the last bit that stays, less one where that bit is even already: ties go to even.
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    f32::from_bits(rounded & 0xffff_0000)
+    half::bf16::from_f32(x).to_f32()
 }
 
 /// The largest magnitude of a group.

@@ -5,7 +5,6 @@
 
 pub mod agreement;
 mod candle;
-mod checkpoint;
 mod compressed_tensors;
 mod format;
 pub mod gguf;

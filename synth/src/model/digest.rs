@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use crate::hex;
 use sha2::{Digest, Sha256};
 
 use super::keys::{fault, open};
@@ -36,5 +37,5 @@ fn digest(files: impl IntoIterator<Item = PathBuf>) -> Result<String, ModelError
             hash.update(&buffer[..n_read]);
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }

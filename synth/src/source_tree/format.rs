@@ -50,19 +50,24 @@ pub fn format_rust(path: &str, text: &str) -> Result<String, FormatError> {
 /// Widest comment: prose may be a little wider than code.
 const WIDTH: usize = 120;
 
-/// Breaks comments that are wider than a line, which rustfmt leaves as they are: reasons come at any length.
+/// Sets paragraphs of comments anew where one of their lines is wider than it may be, which rustfmt leaves as they are:
+/// reasons come at any length.
 ///
 /// Only lines that hold nothing but a comment are touched, and each piece gets the same marker.
 pub fn wrap_comments(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
     let mut wrapped = String::with_capacity(text.len());
-    for line in text.lines() {
-        match comment(line) {
-            Some((lead, words)) if line.chars().count() > WIDTH => wrap(lead, words, &mut wrapped),
-            _ => {
-                wrapped.push_str(line);
-                wrapped.push('\n');
+    let mut start = 0;
+    while start < lines.len() {
+        let n_more = lines[start + 1..].iter().take_while(|line| goes_on(lines[start], line)).count();
+        let paragraph = &lines[start..=start + n_more];
+        match comment(lines[start]) {
+            Some((lead, _)) if paragraph.iter().any(|line| line.chars().count() > WIDTH) => {
+                wrap(lead, paragraph, &mut wrapped);
             }
+            _ => paragraph.iter().for_each(|line| wrapped.extend([line, "\n"])),
         }
+        start += n_more + 1;
     }
     wrapped
 }
@@ -74,12 +79,33 @@ fn comment(line: &str) -> Option<(&str, &str)> {
     Some(line.split_at(indent + marker.len()))
 }
 
-fn wrap(lead: &str, words: &str, out: &mut String) {
-    // What goes on with an item of a list stands below its first word, as Markdown has it.
-    let below = if words.starts_with("* ") || words.starts_with("- ") { "  " } else { "" };
+/// Whether `line` goes on with the paragraph, or with the item of a list, that begins with `first`.
+fn goes_on(first: &str, line: &str) -> bool {
+    let (Some((lead, begun)), Some((same, words))) = (comment(first), comment(line)) else { return false };
+    // What goes on with an item stands below its first word, as Markdown has it.
+    let goes_on = match is_item(begun) {
+        true => words.starts_with("  "),
+        false => !words.starts_with(' '),
+    };
+    lead == same && goes_on && is_prose(begun) && is_prose(words) && !is_item(words)
+}
+
+fn is_item(words: &str) -> bool {
+    words.starts_with("* ") || words.starts_with("- ")
+}
+
+/// Whether words are no heading, row of a table, fence or ruler.
+fn is_prose(words: &str) -> bool {
+    !["#", "|", "```", "---"].iter().any(|mark| words.trim_start().starts_with(mark))
+}
+
+fn wrap(lead: &str, paragraph: &[&str], out: &mut String) {
+    let words =
+        paragraph.iter().filter_map(|line| comment(line)).flat_map(|(_, words)| words.split_whitespace());
+    let below = if is_item(&paragraph[0][lead.len()..]) { "  " } else { "" };
     let mut line = lead.trim_end().to_owned();
     let mut is_empty = true;
-    for word in words.split(' ') {
+    for word in words {
         if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
             out.push_str(&line);
             out.push('\n');
@@ -112,6 +138,29 @@ mod tests {
         assert!(item.lines().skip(1).all(|line| line.starts_with("//!   word")), "{item}");
         let one_word = format!("// {}\n", "x".repeat(200));
         assert_eq!(wrap_comments(&one_word), one_word);
+    }
+
+    #[test]
+    fn what_a_long_line_leaves_over_goes_into_the_next_line_of_its_paragraph() {
+        let long = "word ".repeat(25);
+        let text = format!(
+            "//! * {}\n//!   more\n//! * other\n//!\n//! {}\n//! last\n//! # Safety\n",
+            long.trim_end(),
+            long.trim_end()
+        );
+        let wrapped = wrap_comments(&text);
+        let expected = [
+            &format!("//! * {}", "word ".repeat(23).trim_end()),
+            "//!   word word more",
+            "//! * other",
+            "//!",
+            &format!("//! {}", "word ".repeat(23).trim_end()),
+            "//! word word last",
+            "//! # Safety",
+        ];
+        assert_eq!(wrapped.lines().collect::<Vec<_>>(), expected);
+        let short = "/// one\n/// two\n// ---- lanes\n// -----\n";
+        assert_eq!(wrap_comments(short), short, "paragraphs that fit are left alone");
     }
 
     #[test]

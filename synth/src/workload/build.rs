@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::hex;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -299,5 +300,5 @@ fn digest(workload: &Workload) -> String {
         "slo": workload.slo,
         "tolerance": workload.tolerance,
     });
-    Sha256::digest(canonical.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(canonical.to_string()))
 }

@@ -119,7 +119,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field { path: "target.cpu", kind: Kind::Map, need: Need::Required, doc: "A CPU." },
     Field {
         path: "target.cpu.isa",
-        kind: Kind::Choice(&["native", "scalar", "avx2", "avx512"]),
+        kind: Kind::Choice(&["native", "scalar", "avx2", "avx512", "amx"]),
         need: Need::Default("native"),
         doc: "Instruction set. `native` is the widest that the planning machine has; the plan pins which one that was.",
     },

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::model::tests::folder::Folder;
+use crate::target::Isa;
 
 const SPEC: &str = "\
 name: small
@@ -53,7 +54,7 @@ impl Random {
 fn defaults_are_those_of_the_table() {
     let workload = parse(SPEC).expect("the spec is valid");
     assert_eq!(workload.weights, None);
-    assert_eq!(workload.target.isa, crate::target::Isa::Native);
+    assert_eq!(workload.target.isa, Isa::Native);
     assert_eq!(workload.target.memory, Bytes(4 << 30));
     assert_eq!(workload.traffic.arrivals, Arrivals::Poisson(4.0));
     assert_eq!(workload.traffic.concurrency, 8);
@@ -131,6 +132,15 @@ fn weights_are_a_word_or_a_word_for_layers_and_head() {
     ] {
         let found = errors(&format!("{SPEC}weights: {value}\n"));
         assert!(found[0].starts_with(expected), "{value}: {found:#?}");
+    }
+}
+
+#[test]
+fn every_instruction_set_can_be_asked_for() {
+    for isa in Isa::ALL {
+        let text = SPEC.replace("cpu: { ", &format!("cpu: {{ isa: {}, ", isa.name()));
+        assert_ne!(text, SPEC);
+        assert_eq!(parse(&text).map(|it| it.target.isa).ok(), Some(isa));
     }
 }
 

@@ -70,8 +70,7 @@ pub fn linear_gated<const K: usize, const N: usize>(
 }
 
 /// Multiplies the first `n` rows of `x` by all panels of `w`, and gives every row of each panel to `finish`: the row,
-/// its
-/// columns and their cells.
+/// its columns and their cells.
 fn multiply<const K: usize>(
     pool: &Pool,
     n: usize,

@@ -57,8 +57,7 @@ impl<const K: usize, const TERMS: usize> Copy for OperandRows<'_, K, TERMS> {}
 
 impl<const K: usize, const TERMS: usize> OperandRows<'_, K, TERMS> {
     /// Writes some values of a row, sixteen at most, from a multiple of sixteen on; what is left of the sixteen is
-    /// filled
-    /// up with zeros.
+    /// filled up with zeros.
     ///
     /// # Safety
     /// No other thread touches these sixteen values, and nobody holds the row.
@@ -105,7 +104,7 @@ impl<const K: usize, const TERMS: usize> OperandRow<'_, K, TERMS> {
 
 /// Each of sixteen values rounded to bf16, then what that leaves, and so on.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bf16")]
 fn split<const TERMS: usize>(x: &[f32; 16]) -> [[u16; 16]; TERMS] {
     // SAFETY: sixteen values.
     let mut rest = unsafe { _mm512_loadu_ps(x.as_ptr()) };

@@ -9,8 +9,7 @@ const REQUEST: usize = 0x1023;
 const ARCH_PRCTL: usize = 158;
 
 /// Whether this processor has tiles of bf16 and of int8, and this process may use them. Threads that it starts from
-/// then
-/// on may too.
+/// then on may too.
 pub fn allowed() -> bool {
     // Leaf 7, EDX: AMX-BF16, AMX-TILE, AMX-INT8.
     const AMX: u32 = 1 << 22 | 1 << 24 | 1 << 25;

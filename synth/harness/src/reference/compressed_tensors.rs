@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use synth::model::{Dtype, Model, TensorFact};
 
 use super::ReferenceError;
-use super::checkpoint::load;
+use crate::checkpoint::load;
 
 /// The groups to choose from: the usual one first, then the least that vLLM's kernels on a CPU take.
 const GROUPS: [usize; 2] = [128, 32];

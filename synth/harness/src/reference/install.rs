@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use synth::hex;
 
 use super::{ReferenceError, home, python, steps};
 
@@ -107,7 +108,7 @@ impl Installation {
             // No text holds a zero, so no two routes make the same bytes.
             digest.update(format!("{name}\0{text}\0"));
         }
-        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest.finalize())
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use synth::hex;
 use synth::model::Model;
 
 use super::{Job, Knob, Prepared, Reference, ReferenceError, Settings};
@@ -128,8 +129,7 @@ fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<Pa
         job.concurrency,
         job.format,
     );
-    let digest: String =
-        Sha256::digest(depends_on).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(depends_on)[..8]);
     Ok(job.home(reference.name()).join(format!("sweep-{digest}.json")))
 }
 

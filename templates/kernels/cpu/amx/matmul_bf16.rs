@@ -2,16 +2,18 @@
 //!
 //! Checked against Σₖ x · w in f64: with three terms off by less than (K + 9) · 2⁻²⁴ · Σₖ |x · w|, with one by 2⁻⁸ more.
 //!
-//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024. Tiles in registers reach 7750 GFLOP/s; with all four
-//! loaded from L2 for each step, 4800: L2 gives 48 bytes a cycle, and a step of 64 cycles loads 4 KiB.
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; the probe reads 32 GB/s:
 //!
-//! * two by two tiles over all of K, one term: 1300 GFLOP/s a thread with weights in L2, both operands from there
-//! * 256 k of a strip of x stay in L1 while eight panels pass: 1850 with weights from memory and every cell stored, 3300
-//!   from L3 with none stored
-//! * three terms as rows of tiles instead of three products a tile: decoding 20 to 33 GB/s
-//! * the next step's weights fetched ahead where rows are few: 27 to 33 GB/s, the probe reads 29
+//! * one term: 34 GB/s of weights with one row, 30 with 8, 28 with 16; 2060 GFLOP/s with 512 rows
+//! * three terms: 34 GB/s with one row, 25 with 8, 16 with 16; 857 GFLOP/s with 512 rows
 //!
-//! With 512 rows, cells that are stored and weights that come from memory take the other half of the time.
+//! On the way there, by programs that are not kept. A core multiplies 3870 GFLOP/s in tiles that are loaded already, and
+//! 2400 where each step loads all four from L2, whose 48 bytes a cycle are the bound.
+//!
+//! * two by two tiles over all of K: 1300 GFLOP/s a core, both operands from L2
+//! * 256 k of a strip of x stay in L1 while eight panels pass: 1650 a core, as long as no cell is stored
+//! * three terms as rows of tiles, not as three products of a tile: one row at 27 GB/s where it was 20
+//! * the next step's weights fetched ahead where rows are few: 33 GB/s
 
 use std::arch::asm;
 use std::ops::Range;
@@ -33,6 +35,14 @@ const PANELS: usize = 8;
 
 /// Steps of 32 k before the next panel comes: 32 terms of 256 k, and the weights of the step, fit into L1.
 const DEPTH: usize = 8;
+
+/// Cache lines of the weights of a step. Where rows are few, weights come from memory, and all of the next step's are
+/// fetched ahead into L1.
+const STEP_LINES: usize = 32;
+
+/// Cache lines that are fetched ahead into L2 with each step where rows are many: with 512 rows, all of the next group
+/// while this one is computed.
+const SOME_LINES: usize = 2;
 
 /// Sums of two tiles of terms, one above the other, by the columns of a panel.
 #[derive(Clone, Copy)]
@@ -56,73 +66,65 @@ pub fn matmul<const K: usize, const TERMS: usize>(
     // Whole rows to a tile.
     let half = TILE_ROWS / TERMS;
     let n_steps = K.div_ceil(32);
-    // A few rows read weights from memory, panel by panel; many have them in L2, and then x is what should stay close.
-    let is_few = n_rows <= 2 * half;
-    let (width, depth) = if is_few { (1, n_steps) } else { (PANELS, DEPTH) };
-    let mut blocks = [Block([[0.0; PANEL]; 2 * TILE_ROWS]); PANELS];
-    for start in panels.clone().step_by(width) {
-        let group = start..panels.end.min(start + width);
-        // What comes next lies behind the group.
-        let mut next = w.tiles(group.clone()).as_ptr_range().end.cast::<u8>();
+    if n_rows <= 2 * half {
+        // Weights come from memory, a panel after the other.
+        for panel in panels {
+            let mut block = Block::ZERO;
+            let weights = w.tiles(panel..panel + 1);
+            let ahead = weights.as_ptr().wrapping_add(2 * TILE).cast();
+            if n_rows <= half {
+                multiply::<K, TERMS, 1, STEP_LINES>(&tiles, x, 0, 0, weights, ahead, &mut block);
+            } else {
+                multiply::<K, TERMS, 2, STEP_LINES>(&tiles, x, 0, 0, weights, ahead, &mut block);
+            }
+            finish(panel, 0, block.cells::<TERMS>(n_rows));
+        }
+        return;
+    }
+    // Some panels stay in L2 while all rows pass, and of each strip of rows some k stay in L1 while the panels do.
+    let mut blocks = [Block::ZERO; PANELS];
+    for start in panels.clone().step_by(PANELS) {
+        let group = start..panels.end.min(start + PANELS);
+        let mut ahead = w.tiles(group.clone()).as_ptr_range().end.cast::<u8>();
         for first_row in (0..n_rows).step_by(2 * half) {
-            let n = (n_rows - first_row).min(2 * half);
-            blocks[..group.len()].fill(Block([[0.0; PANEL]; 2 * TILE_ROWS]));
-            for step in (0..n_steps).step_by(depth) {
-                let steps = depth.min(n_steps - step);
+            blocks.fill(Block::ZERO);
+            for step in (0..n_steps).step_by(DEPTH) {
+                let n_steps = DEPTH.min(n_steps - step);
                 for (panel, block) in group.clone().zip(&mut blocks) {
-                    let weights = &w.tiles(panel..panel + 1)[step * 2 * TILE..][..steps * 2 * TILE];
-                    let ahead = weights.as_ptr().wrapping_add(2 * TILE).cast();
-                    match (n <= half, is_few) {
-                        (true, true) => multiply_upper::<K, TERMS, STEP_LINES>(
-                            &tiles, x, first_row, step, weights, ahead, block,
-                        ),
-                        (true, false) => multiply_upper::<K, TERMS, SOME_LINES>(
-                            &tiles, x, first_row, step, weights, next, block,
-                        ),
-                        (false, true) => multiply::<K, TERMS, STEP_LINES>(
-                            &tiles, x, first_row, step, weights, ahead, block,
-                        ),
-                        (false, false) => {
-                            multiply::<K, TERMS, SOME_LINES>(&tiles, x, first_row, step, weights, next, block)
-                        }
-                    }
-                    next = next.wrapping_add(steps * SOME_LINES * 64);
+                    let weights = &w.tiles(panel..panel + 1)[step * 2 * TILE..][..n_steps * 2 * TILE];
+                    multiply::<K, TERMS, 2, SOME_LINES>(&tiles, x, first_row, step, weights, ahead, block);
+                    ahead = ahead.wrapping_add(n_steps * SOME_LINES * 64);
                 }
             }
             for (panel, block) in group.clone().zip(&mut blocks) {
-                let cells = &mut block.0;
-                if TERMS > 1 {
-                    for row in 0..n {
-                        cells[row] =
-                            sum_of_terms::<TERMS>(cells, row / half * TILE_ROWS + row % half * TERMS);
-                    }
-                }
-                finish(panel, first_row, &cells[..n]);
+                finish(panel, first_row, block.cells::<TERMS>((n_rows - first_row).min(2 * half)));
             }
         }
     }
 }
 
-/// Cache lines of the weights of a step. Where rows are few, weights come from memory, and all of the next step's are
-/// fetched ahead into L1.
-const STEP_LINES: usize = 32;
+impl Block {
+    const ZERO: Self = Self([[0.0; PANEL]; 2 * TILE_ROWS]);
 
-/// Cache lines that are fetched ahead into L2 with each step where rows are many: with 512 rows, all of the next group
-/// while this one is computed.
-const SOME_LINES: usize = 2;
-
-/// The smallest first.
-fn sum_of_terms<const TERMS: usize>(cells: &[[f32; PANEL]], first: usize) -> [f32; PANEL] {
-    let mut sums = cells[first + TERMS - 1];
-    for term in cells[first..first + TERMS - 1].iter().rev() {
-        sums.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
+    /// The cells of the first `n_rows` rows, each the sum of its terms, the smallest first.
+    fn cells<const TERMS: usize>(&mut self, n_rows: usize) -> &[[f32; PANEL]] {
+        let half = TILE_ROWS / TERMS;
+        for row in 0..n_rows {
+            let first = row / half * TILE_ROWS + row % half * TERMS;
+            // Terms lie in their row of cells or behind it: none is lost before it is added.
+            let mut sums = self.0[first + TERMS - 1];
+            for term in self.0[first..first + TERMS - 1].iter().rev() {
+                sums.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
+            }
+            self.0[row] = sums;
+        }
+        &self.0[..n_rows]
     }
-    sums
 }
 
-/// Adds the products of some steps of 32 k to both rows of tiles of a block, and fetches LINES lines a step from `ahead`
-/// on.
-fn multiply<const K: usize, const TERMS: usize, const LINES: usize>(
+/// Adds the products of some steps of 32 k to TILES rows of tiles of a block, one or both, and fetches LINES lines a step
+/// from `ahead` on.
+fn multiply<const K: usize, const TERMS: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
     x: &Operand<K, TERMS>,
     first_row: usize,
@@ -141,15 +143,19 @@ fn multiply<const K: usize, const TERMS: usize, const LINES: usize>(
         asm!(
             "tileloadd tmm0, [{cells} + {line}*2]",
             "tileloadd tmm1, [{cells} + {line}*2 + 64]",
+            ".if {tiles} == 2",
             "tileloadd tmm2, [{cells} + {line}*2 + 2048]",
             "tileloadd tmm3, [{cells} + {line}*2 + 2112]",
+            ".endif",
             "2:",
             "tileloadd tmm6, [{weights} + {line}*1]",
             "tileloadd tmm4, [{upper} + {term}*1]",
             "tileloadd tmm7, [{weights} + {line}*1 + 1024]",
+            ".if {tiles} == 2",
             "tileloadd tmm5, [{lower} + {term}*1]",
+            ".endif",
             ".rept {lines}",
-            ".if {lines} > 2",
+            ".if {is_next}",
             "prefetcht0 [{ahead}]",
             ".else",
             "prefetcht1 [{ahead}]",
@@ -158,8 +164,10 @@ fn multiply<const K: usize, const TERMS: usize, const LINES: usize>(
             ".endr",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            ".if {tiles} == 2",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            ".endif",
             "add {upper}, 64",
             "add {lower}, 64",
             "add {weights}, 2048",
@@ -167,8 +175,10 @@ fn multiply<const K: usize, const TERMS: usize, const LINES: usize>(
             "jnz 2b",
             "tilestored [{cells} + {line}*2], tmm0",
             "tilestored [{cells} + {line}*2 + 64], tmm1",
+            ".if {tiles} == 2",
             "tilestored [{cells} + {line}*2 + 2048], tmm2",
             "tilestored [{cells} + {line}*2 + 2112], tmm3",
+            ".endif",
             cells = in(reg) block.0.as_mut_ptr(),
             line = in(reg) 64_usize,
             weights = inout(reg) weights.as_ptr() => _,
@@ -177,61 +187,11 @@ fn multiply<const K: usize, const TERMS: usize, const LINES: usize>(
             term = in(reg) term_bytes,
             steps = inout(reg) n_steps => _,
             ahead = inout(reg) ahead => _,
+            tiles = const TILES,
             lines = const LINES,
+            is_next = const (LINES == STEP_LINES) as usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
-
-/// The same for the upper row of tiles alone.
-fn multiply_upper<const K: usize, const TERMS: usize, const LINES: usize>(
-    _: &Tiles,
-    x: &Operand<K, TERMS>,
-    first_row: usize,
-    step: usize,
-    weights: &[bf16],
-    ahead: *const u8,
-    block: &mut Block,
-) {
-    let term_bytes = Operand::<K, TERMS>::STRIDE * size_of::<bf16>();
-    let n_steps = weights.len() / (2 * TILE);
-    assert!(n_steps > 0 && step + n_steps <= K.div_ceil(32), "no steps {step} + {n_steps} of {K}");
-    // SAFETY: as for `multiply`.
-    unsafe {
-        asm!(
-            "tileloadd tmm0, [{cells} + {line}*2]",
-            "tileloadd tmm1, [{cells} + {line}*2 + 64]",
-            "2:",
-            "tileloadd tmm6, [{weights} + {line}*1]",
-            "tileloadd tmm7, [{weights} + {line}*1 + 1024]",
-            "tileloadd tmm4, [{upper} + {term}*1]",
-            ".rept {lines}",
-            ".if {lines} > 2",
-            "prefetcht0 [{ahead}]",
-            ".else",
-            "prefetcht1 [{ahead}]",
-            ".endif",
-            "add {ahead}, 64",
-            ".endr",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {upper}, 64",
-            "add {weights}, 2048",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{cells} + {line}*2], tmm0",
-            "tilestored [{cells} + {line}*2 + 64], tmm1",
-            cells = in(reg) block.0.as_mut_ptr(),
-            line = in(reg) 64_usize,
-            weights = inout(reg) weights.as_ptr() => _,
-            upper = inout(reg) x.row_ptr(first_row).wrapping_add(step * 64) => _,
-            term = in(reg) term_bytes,
-            steps = inout(reg) n_steps => _,
-            ahead = inout(reg) ahead => _,
-            lines = const LINES,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }

@@ -2,10 +2,11 @@
 //!
 //! Checked against Σₖ x · w in f64: off by less than (K + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach 483 GFLOP/s, the probe
-//! reads 29 GB/s.
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach
+//! 484 GFLOP/s, the probe reads 32 GB/s.
 //!
-//! * panels, strips of 2 rows: 200 GFLOP/s with 512 rows, 42 % of AVX-512's arithmetic; 26 GB/s with one row
+//! * panels, strips of 2 rows, the next pair of tiles fetched ahead: 191 GFLOP/s with 512 rows, 40 % of AVX-512's
+//!   arithmetic; 34 GB/s with one row, 21 with 8
 
 use std::arch::x86_64::*;
 use std::ops::Range;

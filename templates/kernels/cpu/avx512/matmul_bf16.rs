@@ -2,12 +2,12 @@
 //!
 //! Checked against Σₖ x · w in f64: off by less than (K + 5) · 2⁻²⁴ · Σₖ |x · w|.
 //!
-//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach 483 GFLOP/s, the probe
-//! reads 29 GB/s.
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, K = 1024; multiply-adds in registers reach
+//! 484 GFLOP/s, the probe reads 32 GB/s.
 //!
 //! * rows of weights as they are stored, sums over lanes at the end: 68 % of the arithmetic
 //! * panels: a lane a column, strips of 8 rows: 359 GFLOP/s with 512 rows, 13 GB/s with 8
-//! * the next pair of tiles fetched ahead: 370 GFLOP/s, 77 %; 35 GB/s with one row, 21 with 8
+//! * the next pair of tiles fetched ahead: 375 GFLOP/s, 78 %; 34 GB/s with one row, 21 with 8
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -103,7 +103,7 @@ impl<const K: usize, const TERMS: usize> OperandRow<'_, K, TERMS> {
 
 /// Each of sixteen values rounded to bf16, then what that leaves, and so on.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bf16")]
 fn split<const TERMS: usize>(x: &[f32; 16]) -> [[u16; 16]; TERMS] {
     // SAFETY: sixteen values.
     let mut rest = unsafe { _mm512_loadu_ps(x.as_ptr()) };

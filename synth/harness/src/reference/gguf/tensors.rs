@@ -10,7 +10,7 @@ use half::bf16;
 use synth::model::{Family, Llama3Scaling, Model, TensorFact};
 
 use super::GgufError;
-use crate::reference::checkpoint::load;
+use crate::checkpoint::load;
 
 /// Most elements converted at a time.
 const BAND: usize = 1 << 20;

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use synth::model::{Dtype, TensorFact};
 
 /// Some elements of a stored tensor, widened to f32, which loses nothing.
-pub(super) fn load(file: &File, fact: &TensorFact, elements: Range<usize>) -> io::Result<Vec<f32>> {
+pub(crate) fn load(file: &File, fact: &TensorFact, elements: Range<usize>) -> io::Result<Vec<f32>> {
     let size = fact.dtype.bytes() as usize;
     let mut bytes = vec![0; elements.len() * size];
     file.read_exact_at(&mut bytes, fact.begin + (elements.start * size) as u64)?;

@@ -336,8 +336,9 @@ mod tests {
 
     #[test]
     fn memory_of_this_process_is_plausible() {
-        let peak = memory(std::process::id(), "VmHWM").expect("a peak");
+        // The peak last: other tests take memory meanwhile.
         let now = memory(std::process::id(), "VmRSS").expect("a size");
+        let peak = memory(std::process::id(), "VmHWM").expect("a peak");
         assert!(now > 0 && peak >= now && peak < 1 << 40);
         assert!(available_memory_bytes().is_some_and(|bytes| bytes > 0));
     }

@@ -1,13 +1,15 @@
 //! What mechanisms that round have in common: the calibration decides whether they fit.
 
 use synth::{
+    axis::Axis,
     calibration::{Candidate, Divergence, Measured, clause},
+    emit::EmitError,
     held::{Format, Held},
-    mechanism::{Cost, Fit, Job},
+    mechanism::{Cost, Fit, Job, Part, Site},
     workload::{Precision, Tolerance},
 };
 
-use crate::kernels::computes;
+use crate::kernels::{GROUP, HEAD_GROUP};
 
 /// What was measured of a candidate, or why the spec does not allow it: a clause.
 pub fn measured<'a>(job: &Job<'a>, candidate: &Candidate) -> Result<&'a Measured, String> {
@@ -42,22 +44,37 @@ pub fn fit(job: &Job<'_>, precision: Precision) -> Fit {
         return Fit::no(format!("what {name} loses was not measured"));
     };
     let keeps = |it: &&&Measured| it.divergence.broken(job.workload.tolerance).is_empty();
-    let kept: Vec<_> = measured.iter().filter(keeps).collect();
-    let is_computed =
-        |held: Held| computes(job.isa, held.layers.precision()) && computes(job.isa, held.head.precision());
-    match kept.iter().find(|it| is_computed(it.candidate.held)) {
+    match measured.iter().find(keeps) {
         Some(chosen) => chosen_fit(job, chosen),
-        None if kept.is_empty() => Fit::no(format!(
+        None => Fit::no(format!(
             "it breaks the tolerance even with {}: {}",
             describe(nearest.candidate.held),
             clause(&nearest.divergence.broken(job.workload.tolerance))
         )),
-        None => Fit::no(format!(
-            "there are no kernels for {name} on {} yet; it would keep the tolerance with {}",
-            job.isa.name(),
-            describe(kept[0].candidate.held)
-        )),
     }
+}
+
+/// How many weights share a scale, of the layers and of a head in other groups.
+pub fn parts(site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+    let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
+    let per_scale = |name, format, why: &str| match format {
+        Format::Int8(group) | Format::Int4(group) => Some(Part::count(name, group as usize, why)),
+        Format::F32 | Format::Bf16 => None,
+    };
+    let mut parts = Vec::new();
+    parts.extend(per_scale(
+        GROUP,
+        held.layers,
+        "Weights of a row that share a scale, and activations that they multiply.",
+    ));
+    if held.head != held.layers {
+        parts.extend(per_scale(
+            HEAD_GROUP,
+            held.head,
+            "The same of the embedding and the head, which are held in more bits.",
+        ));
+    }
+    Ok(parts)
 }
 
 fn chosen_fit(job: &Job<'_>, chosen: &Measured) -> Fit {

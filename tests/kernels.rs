@@ -4,14 +4,23 @@
 //! `cargo test -p savile-tests kernels -- --nocapture`.
 
 mod amx;
+mod amx_int4;
+mod amx_int8;
 mod avx2;
+mod avx2_codes;
 mod avx512;
+mod avx512_codes;
 mod avx512_dot;
+#[path = "../templates/kernels/cpu/avx512/operand_int8.rs"]
+mod avx512_operand_int8;
 #[path = "../templates/kernels/cpu/avx512/operand_bf16.rs"]
 mod operand_bf16;
 #[path = "../templates/kernels/cpu/operand_f32.rs"]
 mod operand_f32;
+#[path = "../templates/kernels/cpu/operand_int8.rs"]
+mod operand_int8;
 mod scalar;
+mod scalar_codes;
 mod table;
 
 use std::ops::Range;
@@ -56,12 +65,18 @@ fn wrong_cell(product: &Product, n_rows: usize, n_cols: usize, seed: u64) -> Opt
     let x: Vec<_> = (0..n_rows).map(|_| values.many(k)).collect();
     let w: Vec<_> = (0..n_cols).map(|_| values.many(k)).collect();
     let y = (product.run)(&x, &w, 0..n_cols.div_ceil(PANEL));
+    let rounded = |rows: &[Vec<f32>], round: fn(&mut [f32])| {
+        let mut rows = rows.to_vec();
+        rows.iter_mut().for_each(|row| round(row));
+        rows
+    };
+    let (x, w) = (rounded(&x, product.held), rounded(&w, product.stored));
     for (row, x) in x.iter().enumerate() {
         for (col, w) in w.iter().enumerate() {
-            let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from((product.stored)(*w)));
+            let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
             let (truth, magnitude): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
             let got = f64::from(y[row][col]);
-            let bound = (product.input_error + (k as f64 + product.n_sums) * HALF_ULP) * magnitude;
+            let bound = (product.input_error + product.n_roundings * HALF_ULP) * magnitude;
             if got.is_nan() || (got - truth).abs() > bound {
                 return Some(format!("k {k}, cell ({row}, {col}): {got} for {truth} ± {bound}"));
             }
@@ -124,6 +139,26 @@ fn a_cell_depends_on_its_row_and_its_weights_alone() {
     for isa in isas() {
         for product in &isa.products {
             assert_eq!(dependence(product), None, "{} {}", isa.name, product.name);
+        }
+    }
+}
+
+/// Sums of whole numbers are exact, and groups are scaled and added in one order.
+#[test]
+fn products_of_codes_are_the_same_bits_on_every_instruction_set() {
+    let isas = isas();
+    let codes = || isas.iter().flat_map(|isa| &isa.products).filter(|it| it.name.contains("in groups of"));
+    for (n_rows, n_cols) in [(1, 33usize), (8, 40), (11, 7), (40, 64)] {
+        for product in codes() {
+            let mut values = Values(product.k as u64);
+            let x: Vec<_> = (0..n_rows).map(|_| values.many(product.k)).collect();
+            let w: Vec<_> = (0..n_cols).map(|_| values.many(product.k)).collect();
+            let bits = |product: &Product| {
+                let y = (product.run)(&x, &w, 0..n_cols.div_ceil(PANEL));
+                y.iter().flatten().map(|cell| cell.to_bits()).collect::<Vec<_>>()
+            };
+            let same = codes().find(|it| (it.name, it.k) == (product.name, product.k)).expect("it is itself");
+            assert!(bits(product) == bits(same), "{}, k {}: {n_rows} rows differ", product.name, product.k);
         }
     }
 }

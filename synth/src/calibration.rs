@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The version of the format, and of the arithmetic behind the numbers. A reader refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest file that is read, bytes.
 const MAX_BYTES: u64 = 256 << 10;

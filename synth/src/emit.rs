@@ -10,9 +10,7 @@ use crate::{
     plan::Plan,
     planner,
     source_tree::{FormatError, SourceTree, TreeError, format_rust, wrap_comments},
-    target::Isa,
     template::TemplateError,
-    workload::Precision,
 };
 
 /// All ways to serve that Savile knows, and what every emitted crate has in common.
@@ -116,14 +114,6 @@ impl Assembly<'_> {
 /// Why a crate could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum EmitError {
-    /// A decision holds weights in a format that another one cannot compute.
-    #[error("the plan holds weights in {} and has no kernels for them on {}; delete the decision on weights to have it made anew", format.name(), isa.name())]
-    NoKernels {
-        /// How the weights of the layers are held.
-        format: Precision,
-        /// The plan's instruction set.
-        isa: Isa,
-    },
     /// A decision lacks a knob that its mechanism reads.
     #[error(
         "the plan's decision `{mechanism}` lacks the knob `{knob}`; set it, or delete the decision to have it made anew"

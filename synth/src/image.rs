@@ -5,6 +5,10 @@
 //! 1 KiB. A cell holds what follows each other along K, one f32 or two bf16, so a row of a tile is a cache line that
 //! multiplies one broadcast cell of the other operand, and a whole tile is what AMX takes as its second operand. Of a
 //! panel, the tiles of its left and its right half alternate: whatever computes it reads straight on.
+//!
+//! Codes of int8 and int4 lie in panels too, in cells of four bytes, cell by cell the left and the right half of the panel:
+//! two cache lines. A byte is one code, or two: a cell of int4 holds its first four codes in the lower halves of its bytes
+//! and the next four in the upper. Behind the cells of a group lie its scales, column by column.
 
 use std::fmt::Write as _;
 
@@ -22,6 +26,9 @@ pub const TILE_COLUMNS: usize = 16;
 /// Cells of four bytes that a tile holds along K for each column.
 pub const TILE_CELLS: usize = 16;
 
+/// Bytes of a tile.
+pub const TILE_BYTES: usize = TILE_COLUMNS * TILE_CELLS * 4;
+
 /// Begins every image: its kind, and the version of this layout.
 pub const MAGIC: [u8; 8] = *b"SAVILE\x00\x01";
 
@@ -29,8 +36,7 @@ pub const MAGIC: [u8; 8] = *b"SAVILE\x00\x01";
 pub const ALIGNMENT: usize = 4096;
 
 /// How the elements of a tensor lie in the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// f32, in the order of the checkpoint: norms and biases.
     F32Plain,
@@ -42,40 +48,60 @@ pub enum Layout {
     F32Panels,
     /// Panels of bf16.
     Bf16Panels,
+    /// Panels of codes of eight bits, and an f32 scale of each column for every so many of them.
+    Int8Panels(usize),
+    /// Panels of codes of four bits, and a bf16 scale of each column for every so many of them.
+    Int4Panels(usize),
 }
 
 impl Layout {
-    /// Bytes of one element.
-    pub fn element_bytes(self) -> usize {
+    /// Its name in the header of an image.
+    pub fn name(self) -> String {
         match self {
-            Self::F32Plain | Self::F32Rows | Self::F32Panels => 4,
-            Self::Bf16Rows | Self::Bf16Panels => 2,
+            Self::F32Plain => "f32_plain".to_owned(),
+            Self::F32Rows => "f32_rows".to_owned(),
+            Self::Bf16Rows => "bf16_rows".to_owned(),
+            Self::F32Panels => "f32_panels".to_owned(),
+            Self::Bf16Panels => "bf16_panels".to_owned(),
+            Self::Int8Panels(group) => format!("int8_{group}_panels"),
+            Self::Int4Panels(group) => format!("int4_{group}_panels"),
         }
     }
 
-    /// Elements along K that one tile holds for each column; 1 where there are no tiles.
-    pub fn tile_depth(self) -> usize {
+    /// Whether rows lie in panels: else one after the other.
+    pub fn is_in_panels(self) -> bool {
         match self {
-            Self::F32Plain | Self::F32Rows | Self::Bf16Rows => 1,
-            Self::F32Panels | Self::Bf16Panels => TILE_CELLS * 4 / self.element_bytes(),
+            Self::F32Plain | Self::F32Rows | Self::Bf16Rows => false,
+            Self::F32Panels | Self::Bf16Panels | Self::Int8Panels(_) | Self::Int4Panels(_) => true,
         }
     }
 
-    /// Bytes of a tensor of `rows` by `cols` elements, with what fills its last panel and its last tiles.
+    /// Bytes of a panel of `cols` values of K, or of one row, with what fills them up.
+    pub fn unit_bytes(self, cols: usize) -> usize {
+        let tiles = |element_bytes: usize| cols.div_ceil(TILE_CELLS * 4 / element_bytes) * 2 * TILE_BYTES;
+        match self {
+            Self::F32Plain | Self::F32Rows => 4 * cols,
+            Self::Bf16Rows => 2 * cols,
+            Self::F32Panels => tiles(4),
+            Self::Bf16Panels => tiles(2),
+            Self::Int8Panels(group) => PANEL * (code_depth(group, cols) + 4 * cols.div_ceil(group)),
+            Self::Int4Panels(group) => PANEL * (code_depth(group, cols) / 2 + 2 * cols.div_ceil(group)),
+        }
+    }
+
+    /// Bytes of a tensor of `rows` by `cols` elements, with what fills its last panel.
     pub fn bytes(self, rows: usize, cols: usize) -> usize {
-        let (rows, cols) = match self {
-            Self::F32Plain | Self::F32Rows | Self::Bf16Rows => (rows, cols),
-            Self::F32Panels | Self::Bf16Panels => {
-                (rows.next_multiple_of(PANEL), cols.next_multiple_of(self.tile_depth()))
-            }
-        };
-        rows * cols * self.element_bytes()
+        if self.is_in_panels() { rows.div_ceil(PANEL) * self.unit_bytes(cols) } else { rows * self.unit_bytes(cols) }
     }
 }
 
+/// Codes along K, with those that fill up the last sixteen cells, or the last group where it is smaller.
+fn code_depth(group: usize, cols: usize) -> usize {
+    cols.next_multiple_of(group.min(TILE_CELLS * 4))
+}
+
 /// How several tensors of the checkpoint become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Join {
     /// One under the other.
     Stack,
@@ -84,7 +110,7 @@ pub enum Join {
 }
 
 /// One tensor of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     /// Its name in the image.
     pub name: String,
@@ -99,7 +125,7 @@ pub struct Tensor {
 }
 
 /// A tensor of the checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Its name there.
     pub name: String,
@@ -214,8 +240,8 @@ pub struct Header {
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// How it lies; nothing for a file.
-    pub layout: Option<Layout>,
+    /// The name of its layout; nothing for a file.
+    pub layout: Option<String>,
     /// Rows of a matrix; 1 otherwise.
     pub rows: usize,
     /// Elements of a row, or bytes of a file.
@@ -267,6 +293,10 @@ mod tests {
         assert_eq!(Layout::Bf16Panels.bytes(33, 33), 64 * 64 * 2);
         assert_eq!(Layout::F32Panels.bytes(32, 17), 32 * 32 * 4);
         assert_eq!(Layout::Bf16Rows.bytes(33, 33), 33 * 33 * 2);
+        // Sixteen cells are filled up, and a group of 32 is eight of them.
+        assert_eq!(Layout::Int8Panels(128).bytes(33, 129), 64 * (192 + 2 * 4));
+        assert_eq!(Layout::Int4Panels(64).bytes(33, 65), 64 * (128 / 2 + 2 * 2));
+        assert_eq!(Layout::Int4Panels(32).bytes(32, 65), 32 * (96 / 2 + 3 * 2));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F and BF16. rustc takes BF16 to imply BW, which every processor that has BF16 has.
+    /// x86-64 with AVX-512 F, BF16 and VNNI. rustc takes BF16 to imply BW, which every processor that has BF16 has.
     Avx512,
     /// The same with AMX: tiles of bf16 and int8.
     Amx,

@@ -10,7 +10,7 @@ use synth::{
 };
 
 use crate::{
-    kernels::{Kernels, Terms, cost, kernels},
+    kernels::{AVX512, Kernels, Product, Terms, cost, product},
     rounded,
 };
 
@@ -55,7 +55,7 @@ impl Mechanism for AmxBf16Kernels {
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
         let features = &["avx512f", "avx512bf16"];
         let terms = Some(Terms(1, "Activations are rounded to bf16."));
-        let kernels = kernels!("avx512", "avx512/operand_bf16.rs", "amx/matmul_bf16.rs", features);
-        Kernels { terms, tiles: true, ..kernels }.parts(site)
+        let product = product!("avx512/operand_bf16.rs", "amx/matmul_bf16.rs", features);
+        Kernels { bf16: Product { terms, tiles: true, ..product }, ..AVX512 }.parts(site)
     }
 }

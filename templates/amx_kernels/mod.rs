@@ -3,14 +3,15 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
-    held::{Format, Held},
+    held::Format,
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
 };
 
-use crate::kernels::{Kernels, Terms, cost, kernels};
+use crate::kernels::{AVX512, Kernels, Product, Terms, cost, product};
 
-/// Bf16 weights in AMX tiles, sixteen rows at a time, each activation as the sum of three bf16 that it is.
+/// Weights of bf16 or of codes in AMX tiles, sixteen rows at a time; beside bf16 each activation as the sum of three bf16
+/// that it is.
 #[derive(Debug)]
 pub struct AmxKernels;
 
@@ -24,7 +25,7 @@ impl Mechanism for AmxKernels {
     }
 
     fn summary(&self) -> &'static str {
-        "AMX tiles of bf16, activations as three bf16 each, which lose nothing"
+        "AMX tiles of bf16, activations as three bf16 each, which lose nothing; or of codes"
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -35,24 +36,40 @@ impl Mechanism for AmxKernels {
         if job.isa < Isa::Amx {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        if job.held != Some(Held::all(Format::Bf16)) {
-            return Fit::no("weights are not held in bf16");
-        }
         // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
-        // columns by thirty-two k, when prompts are read; decoding is bound by memory whatever computes it.
-        Fit::yes(
-            cost(job.model, 256.0 / 3.0),
-            "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
-        )
+        // columns by thirty-two bf16 or sixty-four codes along k, when prompts are read; decoding is bound by memory
+        // whatever computes it.
+        match job.held.map(|held| held.layers) {
+            Some(Format::Bf16) => Fit::yes(
+                cost(job.model, 256.0 / 3.0),
+                "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
+            ),
+            Some(Format::Int8(_) | Format::Int4(_)) => {
+                Fit::yes(cost(job.model, 512.0), "AMX multiplies sixteen rows by sixteen columns of codes at once.")
+            }
+            Some(Format::F32) | None => Fit::no("weights are held in f32, which tiles do not multiply"),
+        }
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        let features = &["avx512f", "avx512bf16"];
         let terms = Some(Terms(
             3,
             "An f32 is the sum of three bf16, which AMX multiplies: nothing is rounded that f32 would keep.",
         ));
-        let kernels = kernels!("avx512", "avx512/operand_bf16.rs", "amx/matmul_bf16.rs", features);
-        Kernels { terms, tiles: true, ..kernels }.parts(site)
+        let bf16 = product!("avx512/operand_bf16.rs", "amx/matmul_bf16.rs", &["avx512f", "avx512bf16"]);
+        // The bits of a product of codes are the same, whatever multiplies them.
+        let codes = |matmul, few_rows| Product {
+            matmul,
+            few_rows: Some(few_rows),
+            tiles: true,
+            ..AVX512.int8
+        };
+        let kernels = Kernels {
+            bf16: Product { terms, tiles: true, ..bf16 },
+            int8: codes(include_str!("../kernels/cpu/amx/matmul_int8.rs"), AVX512.int8.matmul),
+            int4: codes(include_str!("../kernels/cpu/amx/matmul_int4.rs"), AVX512.int4.matmul),
+            ..AVX512
+        };
+        kernels.parts(site)
     }
 }

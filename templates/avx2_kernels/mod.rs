@@ -38,6 +38,6 @@ impl Mechanism for Avx2Kernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("avx2", "operand_f32.rs", "avx2/matmul_bf16.rs", &["avx2", "fma"]).parts(site)
+        kernels!("avx2", &["avx2", "fma"], "operand_int8.rs", &["avx2", "fma"]).parts(site)
     }
 }

@@ -10,7 +10,7 @@ use synth::{
 };
 
 use crate::{
-    kernels::{Kernels, Terms, cost, kernels},
+    kernels::{AVX512, Kernels, Product, Terms, cost, product},
     rounded,
 };
 
@@ -54,7 +54,7 @@ impl Mechanism for Avx512Bf16DotKernels {
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
         let features = &["avx512f", "avx512bf16"];
         let terms = Some(Terms(1, "Activations are rounded to bf16."));
-        let kernels = kernels!("avx512", "avx512/operand_bf16.rs", "avx512/matmul_bf16_dot.rs", features);
-        Kernels { terms, ..kernels }.parts(site)
+        let product = product!("avx512/operand_bf16.rs", "avx512/matmul_bf16_dot.rs", features);
+        Kernels { bf16: Product { terms, ..product }, ..AVX512 }.parts(site)
     }
 }

@@ -7,7 +7,7 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{cost, kernels};
+use crate::kernels::{AVX512, cost};
 
 /// AVX-512 F, sixteen f32 lanes.
 #[derive(Debug)]
@@ -38,6 +38,6 @@ impl Mechanism for Avx512Kernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("avx512", "operand_f32.rs", "avx512/matmul_bf16.rs", &["avx512f"]).parts(site)
+        AVX512.parts(site)
     }
 }

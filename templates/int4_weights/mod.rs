@@ -64,7 +64,7 @@ impl Mechanism for Int4Weights {
         rounded::fit(job, Precision::Int4)
     }
 
-    fn parts(&self, _: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        Ok(Vec::new())
+    fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        rounded::parts(site)
     }
 }

@@ -63,7 +63,7 @@ impl Mechanism for Int8Weights {
         rounded::fit(job, Precision::Int8)
     }
 
-    fn parts(&self, _: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        Ok(Vec::new())
+    fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
+        rounded::parts(site)
     }
 }

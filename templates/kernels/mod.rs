@@ -3,27 +3,24 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
+    held::Format,
     mechanism::{Cost, Part, Site},
     model::Model,
-    target::Isa,
-    workload::Precision,
 };
 use synth_macros::Template;
 
 /// The files of one instruction set.
 pub struct Kernels {
-    /// Processor features they need, as Rust names them.
+    /// Processor features that all crates with them need, as Rust names them.
     pub features: &'static [&'static str],
-    /// bf16 terms of an activation, where they are held so.
-    pub terms: Option<Terms>,
-    /// Whether they need AMX's tiles.
-    pub tiles: bool,
-    /// `Operand`
-    pub operand: &'static str,
-    /// `matmul` over f32 weights.
-    pub matmul_f32: &'static str,
-    /// `matmul` over bf16 weights.
-    pub matmul_bf16: &'static str,
+    /// Products with f32 weights.
+    pub f32: Product,
+    /// Products with bf16 weights.
+    pub bf16: Product,
+    /// Products with codes of eight bits.
+    pub int8: Product,
+    /// Products with codes of four bits.
+    pub int4: Product,
     /// `attend`
     pub attention: &'static str,
     /// `rms_norm`
@@ -34,20 +31,51 @@ pub struct Kernels {
     pub activation: &'static str,
 }
 
+/// The files that multiply by weights of one format.
+#[derive(Clone, Copy)]
+pub struct Product {
+    /// Processor features they need, as Rust names them.
+    pub features: &'static [&'static str],
+    /// `Operand`
+    pub operand: &'static str,
+    /// `matmul`
+    pub matmul: &'static str,
+    /// `matmul` for few rows, where that is a file of its own.
+    pub few_rows: Option<&'static str>,
+    /// bf16 terms of an activation, where they are held so.
+    pub terms: Option<Terms>,
+    /// Whether they need AMX's tiles.
+    pub tiles: bool,
+}
+
 /// How many bf16 an activation is the sum of, and why.
 #[derive(Clone, Copy)]
 pub struct Terms(pub usize, pub &'static str);
 
-/// The files of `kernels/cpu/ISA/`, and with them `operand` and the `matmul` over bf16 weights from the named files.
-macro_rules! kernels {
-    ($isa:literal, $operand:literal, $matmul_bf16:literal, $features:expr) => {
-        $crate::kernels::Kernels {
+/// A product of an operand and a matmul, each a file of `kernels/cpu/`.
+macro_rules! product {
+    ($operand:expr, $matmul:expr, $features:expr) => {
+        $crate::kernels::Product {
             features: $features,
+            operand: include_str!(concat!("../kernels/cpu/", $operand)),
+            matmul: include_str!(concat!("../kernels/cpu/", $matmul)),
+            few_rows: None,
             terms: None,
             tiles: false,
-            operand: include_str!(concat!("../kernels/cpu/", $operand)),
-            matmul_f32: include_str!(concat!("../kernels/cpu/", $isa, "/matmul_f32.rs")),
-            matmul_bf16: include_str!(concat!("../kernels/cpu/", $matmul_bf16)),
+        }
+    };
+}
+pub(crate) use product;
+
+/// The files of `kernels/cpu/ISA/`, and what they need; codes with the operand from the named file, and what they need.
+macro_rules! kernels {
+    ($isa:literal, $features:expr, $codes:literal, $code_features:expr) => {
+        $crate::kernels::Kernels {
+            features: $features,
+            f32: $crate::kernels::product!("operand_f32.rs", concat!($isa, "/matmul_f32.rs"), $features),
+            bf16: $crate::kernels::product!("operand_f32.rs", concat!($isa, "/matmul_bf16.rs"), $features),
+            int8: $crate::kernels::product!($codes, concat!($isa, "/matmul_int8.rs"), $code_features),
+            int4: $crate::kernels::product!($codes, concat!($isa, "/matmul_int4.rs"), $code_features),
             attention: include_str!(concat!("../kernels/cpu/", $isa, "/attention.rs")),
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
@@ -57,55 +85,114 @@ macro_rules! kernels {
 }
 pub(crate) use kernels;
 
+/// Those of AVX-512, which AMX shares but for products.
+pub const AVX512: Kernels = kernels!("avx512", &["avx512f"], "avx512/operand_int8.rs", AVX512_CODES);
+/// What products of codes need in AVX-512. Every processor with BF16 has it.
+pub const AVX512_CODES: &[&str] = &["avx512f", "avx512bw", "avx512vnni"];
+
 #[derive(Template)]
 #[template("kernels/cpu/mod.rs.tera")]
 struct KernelsFile {
     window: bool,
-    terms: bool,
+    /// The constant that the layers' operands depend on.
+    parameter: Option<&'static str>,
+    codes: bool,
+    few_rows: bool,
+    head: bool,
     tiles: bool,
-    features: &'static [&'static str],
+    features: Vec<&'static str>,
+}
+
+#[derive(Template)]
+#[template("kernels/cpu/head.rs.tera")]
+struct HeadFile {
+    parameter: Option<&'static str>,
+    few_rows: bool,
+    tiles: bool,
 }
 
 impl Kernels {
     /// The files a crate needs, and the module that spreads them over threads.
     pub fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
         let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
-        let matmul = match held.layers.precision() {
-            Precision::F32 => self.matmul_f32,
-            Precision::Bf16 => self.matmul_bf16,
-            format @ (Precision::Int8 | Precision::Int4) => {
-                return Err(EmitError::NoKernels { format, isa: site.job.isa });
+        let layers = self.product(held.layers);
+        let head = (held.head != held.layers).then(|| self.product(held.head));
+        let products = || [Some(layers), head].into_iter().flatten();
+        let mut features = self.features.to_vec();
+        for feature in products().flat_map(|product| product.features) {
+            if !features.contains(feature) {
+                features.push(feature);
             }
-        };
+        }
+        let tiles = products().any(|product| product.tiles);
         let driver = KernelsFile {
             window: site.job.model.sliding_window.is_some(),
-            terms: self.terms.is_some(),
-            tiles: self.tiles,
-            features: self.features,
+            parameter: layers.parameter(held.layers, GROUP),
+            codes: is_codes(held.layers),
+            few_rows: layers.few_rows.is_some(),
+            head: head.is_some(),
+            tiles,
+            features,
         };
         let mut parts = vec![
             Part::Rendered { path: "src/kernels/mod.rs", text: driver.render()? },
-            Part::Source { path: "src/kernels/operand.rs", text: self.operand },
-            Part::Source { path: "src/kernels/matmul.rs", text: matmul },
+            Part::Source { path: "src/kernels/operand.rs", text: layers.operand },
+            Part::Source { path: "src/kernels/matmul.rs", text: layers.matmul },
             Part::Source { path: "src/kernels/attention.rs", text: self.attention },
             Part::Source { path: "src/kernels/norm.rs", text: self.norm },
             Part::Source { path: "src/kernels/rope.rs", text: self.rope },
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
         ];
-        parts.extend(self.terms.map(|Terms(terms, why)| Part::count("TERMS", terms, why)));
-        if self.tiles {
+        parts.extend(layers.few_rows.map(|text| Part::Source { path: "src/kernels/few_rows.rs", text }));
+        if let Some(product) = head {
+            let driver = HeadFile {
+                parameter: product.parameter(held.head, HEAD_GROUP),
+                few_rows: product.few_rows.is_some(),
+                tiles: product.tiles,
+            };
+            parts.extend([
+                Part::Rendered { path: "src/kernels/head/mod.rs", text: driver.render()? },
+                Part::Source { path: "src/kernels/head/operand.rs", text: product.operand },
+                Part::Source { path: "src/kernels/head/matmul.rs", text: product.matmul },
+            ]);
+            parts.extend(
+                product.few_rows.map(|text| Part::Source { path: "src/kernels/head/few_rows.rs", text }),
+            );
+        }
+        // Layers of terms have a head of terms.
+        let terms = products().find_map(|product| product.terms);
+        parts.extend(terms.map(|Terms(terms, why)| Part::count("TERMS", terms, why)));
+        if tiles {
             parts.push(Part::Source { path: "src/kernels/tiles.rs", text: include_str!("cpu/amx/tiles.rs") });
         }
         Ok(parts)
     }
+
+    fn product(&self, format: Format) -> Product {
+        match format {
+            Format::F32 => self.f32,
+            Format::Bf16 => self.bf16,
+            Format::Int8(_) => self.int8,
+            Format::Int4(_) => self.int4,
+        }
+    }
 }
 
-/// Whether there are kernels that multiply matrices of this precision with this instruction set.
-pub fn computes(isa: Isa, precision: Precision) -> bool {
-    match (isa, precision) {
-        (_, Precision::F32 | Precision::Bf16) => true,
-        (_, Precision::Int8 | Precision::Int4) => false,
+impl Product {
+    /// The constant that its operands depend on: that of groups is `group`.
+    fn parameter(&self, format: Format, group: &'static str) -> Option<&'static str> {
+        if is_codes(format) { Some(group) } else { self.terms.map(|_| "TERMS") }
     }
+}
+
+/// The constant of an emitted crate that says how many weights of the layers share a scale.
+pub const GROUP: &str = "WEIGHTS_PER_SCALE";
+/// The same of the head, where it is held in other groups.
+pub const HEAD_GROUP: &str = "HEAD_WEIGHTS_PER_SCALE";
+
+/// Whether weights are held as codes, which multiply rounded activations.
+pub fn is_codes(format: Format) -> bool {
+    matches!(format, Format::Int8(_) | Format::Int4(_))
 }
 
 /// Arithmetic of one token when an instruction serves `lanes` multiply-adds.

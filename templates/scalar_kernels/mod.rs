@@ -34,6 +34,6 @@ impl Mechanism for ScalarKernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("scalar", "operand_f32.rs", "scalar/matmul_bf16.rs", &[]).parts(site)
+        kernels!("scalar", &[], "operand_int8.rs", &[]).parts(site)
     }
 }

@@ -7,7 +7,7 @@ use synth::{
     axis::Axis,
     emit::{Assembly, Call, Const, EmitError, Field, Place},
     feasibility::MemoryPlan,
-    held::{Format, Held},
+    held::Format,
     mechanism::{Stage, literal},
     model::Sampling,
     target::Isa,
@@ -26,7 +26,7 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let manifest = Manifest {
         name: &job.workload.name,
         about: &about,
-        bf16: job.held == Some(Held::all(Format::Bf16)),
+        bf16: job.held.is_some_and(|held| [held.layers, held.head].contains(&Format::Bf16)),
         savile,
         standalone: *assembly.place != Place::Workspace,
     };

@@ -7,30 +7,45 @@
 
 #[path = "../kernels/amx.rs"]
 mod amx;
+#[path = "../kernels/amx_int4.rs"]
+mod amx_int4;
+#[path = "../kernels/amx_int8.rs"]
+mod amx_int8;
 #[path = "../kernels/avx2.rs"]
 mod avx2;
+#[path = "../kernels/avx2_codes.rs"]
+mod avx2_codes;
 #[path = "../kernels/avx512.rs"]
 mod avx512;
+#[path = "../kernels/avx512_codes.rs"]
+mod avx512_codes;
 #[path = "../kernels/avx512_dot.rs"]
 mod avx512_dot;
+#[path = "../../templates/kernels/cpu/avx512/operand_int8.rs"]
+mod avx512_operand_int8;
 #[path = "../../templates/kernels/cpu/avx512/operand_bf16.rs"]
 #[expect(dead_code, reason = "operands are written whole here")]
 mod operand_bf16;
 #[path = "../../templates/kernels/cpu/operand_f32.rs"]
 #[expect(dead_code, reason = "operands are written whole here")]
 mod operand_f32;
+#[path = "../../templates/kernels/cpu/operand_int8.rs"]
+mod operand_int8;
 #[path = "../kernels/scalar.rs"]
 mod scalar;
+#[path = "../kernels/scalar_codes.rs"]
+mod scalar_codes;
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use half::bf16;
 use harness::probe::{Machine, probe};
-use memmap2::{Advice, MmapMut};
+use memmap2::{Advice, Mmap, MmapMut};
 use rt::columns::{Columns, PerRow};
-use rt::image::{Element, PANEL, Panels};
+use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use rt::pool::Pool;
 use synth::target::Isa;
 
@@ -97,34 +112,35 @@ impl Stream {
     }
 }
 
+/// Weights of any format: every byte is this one, of which f32 and bf16 make 0.01 and codes no zeros.
+const BYTE: u8 = 0x3C;
+
 /// Matrices of one shape, a window's bytes each, together more than a cache holds; each asked for in turn.
-struct Matrices<E> {
-    all: Vec<Panels<E>>,
+struct Matrices<W> {
+    all: Vec<Panels<W>>,
     next: Cell<usize>,
 }
 
-impl<E: Element> Matrices<E> {
-    fn new(k: usize, value: E) -> Self {
-        let n_cols = WINDOW / size_of::<E>() / k / PANEL * PANEL;
-        let matrix = || {
-            let mut map = MmapMut::map_anon(n_cols * k * size_of::<E>()).expect("memory");
-            map.chunks_exact_mut(size_of::<E>()).for_each(|it| it.copy_from_slice(bytes_of(&value)));
-            map.advise(Advice::HugePage).ok();
-            Panels::of_map(map.make_read_only().expect("memory"), n_cols, k).expect("whole panels")
+impl<W: Packed> Matrices<W> {
+    fn new(map: &Arc<Mmap>, k: usize) -> Self {
+        let n_panels = WINDOW / W::panel_bytes(k);
+        let matrix = |window: usize| {
+            let start = window * WINDOW;
+            let bytes = start..start + n_panels * W::panel_bytes(k);
+            Panels::of_map(map, bytes, n_panels * PANEL, k).expect("whole panels")
         };
-        Self { all: (0..BYTES / WINDOW).map(|_| matrix()).collect(), next: Cell::new(0) }
+        Self { all: (0..BYTES / WINDOW).map(matrix).collect(), next: Cell::new(0) }
     }
 
-    fn next(&self) -> &Panels<E> {
+    /// Of K that the layers of Qwen3-0.6B have.
+    fn both(map: &Arc<Mmap>) -> [Self; 2] {
+        [1024, 3072].map(|k| Self::new(map, k))
+    }
+
+    fn next(&self) -> &Panels<W> {
         self.next.set((self.next.get() + 1) % self.all.len());
         &self.all[self.next.get()]
     }
-}
-
-/// The bytes of a number.
-fn bytes_of<E: Element>(value: &E) -> &[u8] {
-    // SAFETY: an element is plain bytes.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<E>()) }
 }
 
 /// All panels in pieces, as an emitted crate's `linear` takes them; every cell is stored.
@@ -169,7 +185,7 @@ macro_rules! products {
     ($isa:ident::$kernel:ident $(, $terms:literal)?; $w:expr, $pool:expr) => {{
         let ([narrow, wide], pool) = ($w, $pool);
         let mut rows = vec![];
-        for n_rows in [1, 2, 4, 8, 16, 64, 512] {
+        for n_rows in [1, 2, 4, 8, 12, 16, 64, 512] {
             rows.push(product!($isa::$kernel, 1024 $(, $terms)?; n_rows, narrow, pool));
             rows.push(product!($isa::$kernel, 3072 $(, $terms)?; n_rows, wide, pool));
         }
@@ -200,7 +216,7 @@ macro_rules! product {
         let terms: &[usize] = &[$($terms)?];
         let name = format!("{} {}, {n_rows} × {} {terms:?}", stringify!($isa), stringify!($kernel), $k);
         match n_rows {
-            ..=16 => Row::new(format!("{name}, weights from memory"), Ceiling::Read, size_of_val(w.all[0].tiles(0..w.all[0].count())), run),
+            ..=16 => Row::new(format!("{name}, weights from memory"), Ceiling::Read, w.all[0].bytes(0..w.all[0].count()).len(), run),
             _ => Row::new(format!("{name} × {n_cols}"), Ceiling::Multiply, 2 * n_rows * $k * n_cols, run),
         }
     }};
@@ -239,26 +255,50 @@ fn main() {
     };
     let pool = Pool::new(n_threads);
     let cache = Stream { values: vec![0.01; BYTES / size_of::<f32>()], next: Cell::new(0) };
-    let f32s = [&Matrices::new(1024, 0.01f32), &Matrices::new(3072, 0.01f32)];
-    let value = bf16::from_f32(0.01);
-    let bf16s = [&Matrices::new(1024, value), &Matrices::new(3072, value)];
+    let mut map = MmapMut::map_anon(BYTES).expect("memory");
+    map.advise(Advice::HugePage).ok();
+    map.fill(BYTE);
+    let map = Arc::new(map.make_read_only().expect("memory"));
+    let (f32s, bf16s) = (&Matrices::<f32>::both(&map), &Matrices::<bf16>::both(&map));
+    let int8s = (
+        &Matrices::<Int8<64>>::both(&map),
+        &Matrices::<Int8<128>>::both(&map),
+        &Matrices::<Int8<256>>::both(&map),
+    );
+    let int4s = (
+        &Matrices::<Int4<32>>::both(&map),
+        &Matrices::<Int4<64>>::both(&map),
+        &Matrices::<Int4<128>>::both(&map),
+    );
     let mut rows = products!(scalar::matmul_bf16; bf16s, &pool);
     rows.extend(products!(scalar::matmul_f32; f32s, &pool));
+    rows.extend(products!(scalar_codes::matmul_int8, 128; int8s.1, &pool));
+    rows.extend(products!(scalar_codes::matmul_int4, 64; int4s.1, &pool));
     rows.extend(others!(scalar, &cache, &pool));
     if machine.isas.contains(&Isa::Avx2) {
         rows.extend(products!(avx2::matmul_bf16; bf16s, &pool));
         rows.extend(products!(avx2::matmul_f32; f32s, &pool));
+        rows.extend(products!(avx2_codes::matmul_int8, 128; int8s.1, &pool));
+        rows.extend(products!(avx2_codes::matmul_int4, 64; int4s.1, &pool));
         rows.extend(others!(avx2, &cache, &pool));
     }
     if machine.isas.contains(&Isa::Avx512) {
         rows.extend(products!(avx512::matmul_bf16; bf16s, &pool));
         rows.extend(products!(avx512::matmul_f32; f32s, &pool));
         rows.extend(products!(avx512_dot::matmul_bf16_dot, 1; bf16s, &pool));
+        rows.extend(products!(avx512_codes::matmul_int8, 128; int8s.1, &pool));
+        rows.extend(products!(avx512_codes::matmul_int4, 64; int4s.1, &pool));
         rows.extend(others!(avx512, &cache, &pool));
     }
     if amx::tiles::allowed() {
         rows.extend(products!(amx::matmul_bf16, 1; bf16s, &pool));
         rows.extend(products!(amx::matmul_bf16, 3; bf16s, &pool));
+        rows.extend(products!(amx_int8::matmul_int8, 64; int8s.0, &pool));
+        rows.extend(products!(amx_int8::matmul_int8, 128; int8s.1, &pool));
+        rows.extend(products!(amx_int8::matmul_int8, 256; int8s.2, &pool));
+        rows.extend(products!(amx_int4::matmul_int4, 32; int4s.0, &pool));
+        rows.extend(products!(amx_int4::matmul_int4, 64; int4s.1, &pool));
+        rows.extend(products!(amx_int4::matmul_int4, 128; int4s.2, &pool));
     }
     rows.retain(|row| row.name.contains(&filter));
     for _ in 0..N_ROUNDS {

@@ -338,7 +338,6 @@ impl Decided {
 fn not_emitted(asked: &Asked, error: EmitError) -> Failure {
     let exit = match &error {
         EmitError::MissingKnob { .. }
-        | EmitError::NoKernels { .. }
         | EmitError::Undecided { .. }
         | EmitError::Conflict { .. } => Exit::Spec,
         EmitError::Format(FormatError::Missing(_)) => Exit::Environment,

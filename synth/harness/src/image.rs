@@ -9,12 +9,11 @@ use std::thread;
 use half::bf16;
 use sha2::{Digest, Sha256};
 use synth::hex;
-use synth::image::{
-    ALIGNMENT, Entry, Header, Layout, MAGIC, PANEL, Recipe, TILE_CELLS, TILE_COLUMNS, Tensor,
-};
+use synth::image::{ALIGNMENT, Entry, Header, Layout, MAGIC, PANEL, Recipe, TILE_BYTES, TILE_CELLS, TILE_COLUMNS, Tensor};
 use synth::model::{Model, ModelErrors, TensorFact};
 
 use crate::checkpoint::load;
+use crate::quantise::{INT4, INT8};
 
 /// Files of the model folder that a server needs beside its weights.
 const FILES: [&str; 1] = ["tokenizer.json"];
@@ -213,7 +212,7 @@ fn header(model: &Model, recipe: &Recipe, files: &[(&str, Vec<u8>)]) -> Result<H
             Layout::F32Plain => (1, tensor.rows() * tensor.cols),
             _ => (tensor.rows(), tensor.cols),
         };
-        entries.push(entry(&tensor.name, Some(tensor.layout), rows, cols, tensor.bytes()));
+        entries.push(entry(&tensor.name, Some(tensor.layout.name()), rows, cols, tensor.bytes()));
     }
     for (name, bytes) in files {
         entries.push(entry(name, None, 1, bytes.len(), bytes.len()));
@@ -285,7 +284,7 @@ fn bands(tensor: &Tensor) -> impl Iterator<Item = std::ops::Range<usize>> + use<
 
 /// The bytes of some rows of a tensor: the rows of each panel on some thread.
 fn lay_out(tensor: &Tensor, sources: &[Source<'_>], band: std::ops::Range<usize>) -> io::Result<Vec<u8>> {
-    let is_in_panels = matches!(tensor.layout, Layout::F32Panels | Layout::Bf16Panels);
+    let is_in_panels = tensor.layout.is_in_panels();
     let padded = if is_in_panels { band.len().next_multiple_of(PANEL) } else { band.len() };
     let mut bytes = vec![0; tensor.layout.bytes(padded, tensor.cols)];
     if padded == 0 || bytes.is_empty() {
@@ -332,37 +331,67 @@ pub fn laid_out(layout: Layout, rows: &[Vec<f32>]) -> Vec<u8> {
     bytes
 }
 
-/// Writes one row to its place in a tensor, whose row 0 begins `bytes`.
+/// Writes one row to its place in a tensor, whose row 0 begins `bytes` and a panel.
 fn put(layout: Layout, row: usize, values: &[f32], bytes: &mut [u8]) {
-    let place = |k: usize| place(layout, row, k, values.len());
+    let unit_bytes = layout.unit_bytes(values.len());
+    let unit = if layout.is_in_panels() { row / PANEL } else { row };
+    let (bytes, column) = (&mut bytes[unit * unit_bytes..][..unit_bytes], row % PANEL);
     match layout {
-        Layout::F32Plain | Layout::F32Rows | Layout::F32Panels => {
-            for (k, value) in values.iter().enumerate() {
-                bytes[place(k)..][..4].copy_from_slice(&value.to_le_bytes());
+        Layout::F32Plain | Layout::F32Rows => {
+            for (bytes, value) in bytes.chunks_exact_mut(4).zip(values) {
+                bytes.copy_from_slice(&value.to_le_bytes());
             }
         }
-        Layout::Bf16Rows | Layout::Bf16Panels => {
+        Layout::Bf16Rows => {
+            for (bytes, value) in bytes.chunks_exact_mut(2).zip(values) {
+                bytes.copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
+            }
+        }
+        Layout::F32Panels => {
+            for (cell, value) in values.iter().enumerate() {
+                bytes[place_in_tile(cell, column)..][..4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        Layout::Bf16Panels => {
             for (k, value) in values.iter().enumerate() {
-                bytes[place(k)..][..2].copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
+                let at = place_in_tile(k / 2, column) + k % 2 * 2;
+                bytes[at..][..2].copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
+            }
+        }
+        Layout::Int8Panels(group) => {
+            for (bytes, values) in bytes.chunks_mut(PANEL * (group + 4)).zip(values.chunks(group)) {
+                let (codes, scales) = bytes.split_at_mut(bytes.len() - 4 * PANEL);
+                let scale = INT8.scale(values);
+                scales[4 * column..][..4].copy_from_slice(&scale.to_le_bytes());
+                for (k, value) in values.iter().enumerate() {
+                    codes[place_in_lines(k / 4, column) + k % 4] = INT8.code(*value, scale) as i8 as u8;
+                }
+            }
+        }
+        Layout::Int4Panels(group) => {
+            for (bytes, values) in bytes.chunks_mut(PANEL * (group / 2 + 2)).zip(values.chunks(group)) {
+                let (codes, scales) = bytes.split_at_mut(bytes.len() - 2 * PANEL);
+                let scale = INT4.scale(values);
+                // The kernels read a code in the upper half of a byte, where it counts sixteenfold.
+                scales[2 * column..][..2].copy_from_slice(&bf16::from_f32(scale / 16.0).to_le_bytes());
+                for (k, value) in values.iter().enumerate() {
+                    let code = INT4.code(*value, scale) as i8 as u8 & 0xF;
+                    codes[place_in_lines(k / 8, column) + k % 4] |= code << (k % 8 / 4 * 4);
+                }
             }
         }
     }
 }
 
-/// Where element (row, k) of a tensor begins, bytes from the beginning of its row 0, which begins a panel.
-fn place(layout: Layout, row: usize, k: usize, cols: usize) -> usize {
-    let element = layout.element_bytes();
-    let depth = layout.tile_depth();
-    match layout {
-        Layout::F32Plain | Layout::F32Rows | Layout::Bf16Rows => (row * cols + k) * element,
-        Layout::F32Panels | Layout::Bf16Panels => {
-            let tile_bytes = TILE_COLUMNS * TILE_CELLS * 4;
-            let (panel, half, column) = (row / PANEL, row % PANEL / TILE_COLUMNS, row % TILE_COLUMNS);
-            let tile = (panel * cols.div_ceil(depth) + k / depth) * 2 + half;
-            let (cell, within) = (k % depth / (4 / element), k % (4 / element));
-            tile * tile_bytes + (cell * TILE_COLUMNS + column) * 4 + within * element
-        }
-    }
+/// Where a cell of a column of a panel of tiles begins.
+fn place_in_tile(cell: usize, column: usize) -> usize {
+    let tile = cell / TILE_CELLS * 2 + column / TILE_COLUMNS;
+    tile * TILE_BYTES + (cell % TILE_CELLS * TILE_COLUMNS + column % TILE_COLUMNS) * 4
+}
+
+/// Where a cell of a column of a group of codes begins.
+fn place_in_lines(cell: usize, column: usize) -> usize {
+    (cell * PANEL + column) * 4
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ fn isas() -> Vec<Isa> {
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         isas.push(Isa::Avx2);
     }
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
         isas.push(Isa::Avx512);
         if has_amx() {
             isas.push(Isa::Amx);

@@ -99,10 +99,15 @@ impl Codes {
 }
 
 /// Rounds rows of `n_in` activations in place to int8: −127 to 127 steps of a 127th of the group's largest magnitude.
+///
+/// A kernel does this before each product, so each step's inverse is multiplied, not divided by.
 pub fn round_activations(rows: &mut [f32], n_in: usize, group: usize) {
     for group in rows.chunks_mut(n_in).flat_map(|row| row.chunks_mut(group)) {
-        let scale = largest(group) / INT8.most;
-        group.iter_mut().for_each(|x| *x = INT8.code(*x, scale) * scale);
+        let largest = largest(group);
+        let scale = largest / INT8.most;
+        // Of less the inverse may be infinite.
+        let inverse = if largest < f32::MIN_POSITIVE * 256.0 { 0.0 } else { INT8.most / largest };
+        group.iter_mut().for_each(|x| *x = nearest(*x * inverse) * scale);
     }
 }
 

@@ -188,11 +188,11 @@ impl Image {
     ///
     /// # Errors
     /// When there is none of this name, shape and element.
-    pub fn panels<E: Element>(&self, name: &str, rows: usize, cols: usize) -> Result<Panels<E>, ImageError> {
-        let panel_bytes = Panels::<E>::panel_bytes(cols);
+    pub fn panels<W: Packed>(&self, name: &str, rows: usize, cols: usize) -> Result<Panels<W>, ImageError> {
+        let panel_bytes = W::panel_bytes(cols);
         let len = rows.div_ceil(PANEL) * panel_bytes;
-        let bytes = self.find(name, &format!("{}_panels", E::NAME), (rows, cols), len)?;
-        Ok(Panels { map: self.map.clone(), bytes, rows, cols, panel_bytes, element: PhantomData })
+        let bytes = self.find(name, &format!("{}_panels", W::name()), (rows, cols), len)?;
+        Ok(Panels { map: self.map.clone(), bytes, rows, cols, panel_bytes, weight: PhantomData })
     }
 
     /// The matrix `name` of (rows, cols), row after row.
@@ -252,7 +252,7 @@ impl Image {
     }
 }
 
-/// What a weight is in an image.
+/// A number that a weight is in an image.
 pub trait Element: bytemuck::Pod + Send + Sync {
     /// Its name in an image's header.
     const NAME: &'static str;
@@ -268,32 +268,78 @@ impl Element for bf16 {
     const NAME: &'static str = "bf16";
 }
 
+/// A weight as a code of eight bits, from −127 to 127: a whole number of scales. Every GROUP of them along K share an f32
+/// scale.
+pub struct Int8<const GROUP: usize>;
+
+/// A weight as a code of four bits, from −8 to 7, two in a byte. Every GROUP of them along K share a bf16 scale. Read in
+/// the upper half of a byte a code counts sixteenfold, so what is stored is a sixteenth of the scale.
+pub struct Int4<const GROUP: usize>;
+
+/// What a weight is in a panel.
+pub trait Packed {
+    /// Its name in an image's header.
+    fn name() -> String;
+    /// Bytes of a panel over `cols` values of K.
+    fn panel_bytes(cols: usize) -> usize;
+}
+
+impl<E: Element> Packed for E {
+    fn name() -> String {
+        E::NAME.to_owned()
+    }
+
+    fn panel_bytes(cols: usize) -> usize {
+        cols.div_ceil(E::DEPTH * TILE_CELLS) * 2 * TILE_BYTES
+    }
+}
+
+impl<const GROUP: usize> Packed for Int8<GROUP> {
+    fn name() -> String {
+        format!("int8_{GROUP}")
+    }
+
+    fn panel_bytes(cols: usize) -> usize {
+        PANEL * (code_depth(GROUP, cols) + size_of::<f32>() * cols.div_ceil(GROUP))
+    }
+}
+
+impl<const GROUP: usize> Packed for Int4<GROUP> {
+    fn name() -> String {
+        format!("int4_{GROUP}")
+    }
+
+    fn panel_bytes(cols: usize) -> usize {
+        PANEL * (code_depth(GROUP, cols) / 2 + size_of::<bf16>() * cols.div_ceil(GROUP))
+    }
+}
+
+/// Codes along K, with those that fill up the last sixteen cells, or the last group where it is smaller.
+fn code_depth(group: usize, cols: usize) -> usize {
+    cols.next_multiple_of(group.min(CELL_BYTES * TILE_CELLS))
+}
+
 /// A weight matrix (rows, cols) in panels of 32 rows, which are the output columns of a product.
 ///
-/// A panel is a run of tiles, the left and the right half of each stretch of K in turn. A tile is 16 cells along K by 16
-/// columns, cell by cell; a cell is four bytes of one column, along K. Columns and K are filled up with zeros.
+/// A panel of numbers is a run of tiles, the left and the right half of each stretch of K in turn. A tile is 16 cells along K
+/// by 16 columns, cell by cell; a cell is four bytes of one column, along K. A panel of codes is a run of groups: cells
+/// of all 32 columns, then their scales. Columns and K are filled up with zeros.
 #[derive(Clone)]
-pub struct Panels<E> {
+pub struct Panels<W> {
     map: Arc<Mmap>,
     bytes: Range<usize>,
     rows: usize,
     cols: usize,
     panel_bytes: usize,
-    element: PhantomData<E>,
+    weight: PhantomData<W>,
 }
 
-impl<E: Element> Panels<E> {
-    /// The matrix whose panels are all of a map; nothing where they are not.
-    pub fn of_map(map: Mmap, rows: usize, cols: usize) -> Option<Self> {
-        let panel_bytes = Self::panel_bytes(cols);
-        let bytes = 0..map.len();
-        let is_all = bytes.len() == rows.div_ceil(PANEL) * panel_bytes;
-        is_all.then(|| Self { map: Arc::new(map), bytes, rows, cols, panel_bytes, element: PhantomData })
-    }
-
-    /// Bytes of a panel over `cols` values of K.
-    fn panel_bytes(cols: usize) -> usize {
-        cols.div_ceil(E::DEPTH * TILE_CELLS) * 2 * TILE_BYTES
+impl<W: Packed> Panels<W> {
+    /// The matrix whose panels are some bytes of a map; nothing where they are not.
+    pub fn of_map(map: &Arc<Mmap>, bytes: Range<usize>, rows: usize, cols: usize) -> Option<Self> {
+        let panel_bytes = W::panel_bytes(cols);
+        let is_all = bytes.len() == rows.div_ceil(PANEL) * panel_bytes && bytes.end <= map.len();
+        is_all.then(|| Self { map: map.clone(), bytes, rows, cols, panel_bytes, weight: PhantomData })
     }
 
     /// Rows of the matrix: outputs of the product.
@@ -306,11 +352,18 @@ impl<E: Element> Panels<E> {
         self.rows.div_ceil(PANEL)
     }
 
+    /// The bytes of some panels, one panel after the other.
+    #[inline]
+    pub fn bytes(&self, panels: Range<usize>) -> &[u8] {
+        &self.map[self.bytes.clone()][panels.start * self.panel_bytes..panels.end * self.panel_bytes]
+    }
+}
+
+impl<E: Element> Panels<E> {
     /// The tiles of some panels, one panel after the other.
     #[inline]
     pub fn tiles(&self, panels: Range<usize>) -> &[E] {
-        let bytes = &self.map[self.bytes.clone()];
-        bytemuck::cast_slice(&bytes[panels.start * self.panel_bytes..panels.end * self.panel_bytes])
+        bytemuck::cast_slice(self.bytes(panels))
     }
 
     /// One row of the matrix, cell by cell along K. The last may hold zeros behind the row's end.
@@ -323,6 +376,61 @@ impl<E: Element> Panels<E> {
         cells
             .map(move |cells| &cells[column * E::DEPTH..(column + 1) * E::DEPTH])
             .take(self.cols.div_ceil(E::DEPTH))
+    }
+}
+
+impl<const GROUP: usize> Panels<Int8<GROUP>> {
+    /// A group of a panel: rows of cells, each four codes of 32 columns, and the scales of the columns.
+    #[inline]
+    pub fn group(&self, panel: usize, group: usize) -> (&[[i8; 4 * PANEL]], &[f32; PANEL]) {
+        let (codes, scales) = self.split(panel, group, GROUP, size_of::<f32>());
+        (bytemuck::cast_slice(codes), &bytemuck::cast_slice::<_, [f32; PANEL]>(scales)[0])
+    }
+
+    /// One row of the matrix.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = f32> {
+        let (panel, column) = (row / PANEL, row % PANEL);
+        let groups = (0..self.cols.div_ceil(GROUP)).map(move |group| self.group(panel, group));
+        let values = groups.flat_map(move |(cells, scales)| {
+            let codes = cells.iter().flat_map(move |cells| &cells[4 * column..4 * (column + 1)]);
+            codes.map(move |code| f32::from(*code) * scales[column])
+        });
+        values.take(self.cols)
+    }
+}
+
+impl<const GROUP: usize> Panels<Int4<GROUP>> {
+    /// A group of a panel: rows of cells, each eight codes of 32 columns, and sixteenths of the scales of the columns.
+    #[inline]
+    pub fn group(&self, panel: usize, group: usize) -> (&[[u8; 4 * PANEL]], &[bf16; PANEL]) {
+        let (codes, scales) = self.split(panel, group, GROUP / 2, size_of::<bf16>());
+        (bytemuck::cast_slice(codes), &bytemuck::cast_slice::<_, [bf16; PANEL]>(scales)[0])
+    }
+
+    /// One row of the matrix.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = f32> {
+        let (panel, column) = (row / PANEL, row % PANEL);
+        let groups = (0..self.cols.div_ceil(GROUP)).map(move |group| self.group(panel, group));
+        let values = groups.flat_map(move |(cells, scales)| {
+            let bytes = cells.iter().map(move |cells| &cells[4 * column..4 * (column + 1)]);
+            let lower = |byte: &u8| byte << 4;
+            let codes = bytes.flat_map(move |bytes| bytes.iter().map(lower).chain(bytes.iter().copied()));
+            codes.map(move |code| f32::from((code & 0xF0) as i8) * scales[column].to_f32())
+        });
+        values.take(self.cols)
+    }
+}
+
+impl<W: Packed> Panels<W> {
+    /// The codes and the scales of a group of a panel: `code_bytes` for each column, fewer in the last group, and
+    /// `scale_bytes`.
+    #[inline]
+    fn split(&self, panel: usize, group: usize, code_bytes: usize, scale_bytes: usize) -> (&[u8], &[u8]) {
+        let panel = self.bytes(panel..panel + 1);
+        let group_bytes = PANEL * (code_bytes + scale_bytes);
+        let start = group * group_bytes;
+        let group = &panel[start..panel.len().min(start + group_bytes)];
+        group.split_at(group.len() - PANEL * scale_bytes)
     }
 }
 

@@ -10,6 +10,8 @@ use synth::{
 };
 use synth_macros::Template;
 
+use crate::kernels::{GROUP, HEAD_GROUP, is_codes};
+
 /// Layers of attention and gated MLP, every one read for every token.
 #[derive(Debug)]
 pub struct DenseDecoder;
@@ -47,9 +49,14 @@ impl Mechanism for DenseDecoder {
             ));
         }
         let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
-        let weight = held.layers.precision().name();
+        let head = (held.head != held.layers).then(|| weight(held.head, HEAD_GROUP));
         let weights = WeightsFile {
-            weight,
+            weight: weight(held.layers, GROUP),
+            head: head.clone(),
+            bf16: [held.layers, held.head].contains(&Format::Bf16),
+            image_types: image_types(model, held),
+            groups: groups(held),
+            embed_rows: has_embed_rows(model, held),
             weight_why: &site
                 .plan
                 .on(Axis::Weights)
@@ -61,12 +68,15 @@ impl Mechanism for DenseDecoder {
         };
         let forward = ForwardFile {
             n_layers: model.dims.layers,
-            weight,
+            codes: is_codes(held.layers),
+            head: head.is_some(),
+            embed_codes: is_codes(held.head),
+            embed_f32: held.head == Format::F32,
             tied: model.tied,
             qkv_bias: model.qkv_bias,
             qk_norm: model.qk_norm,
         };
-        parts.extend(tensors(model, held)?.into_iter().map(Part::Tensor));
+        parts.extend(tensors(model, held).into_iter().map(Part::Tensor));
         parts.push(Part::Rendered { path: "src/weights.rs", text: weights.render()? });
         parts.push(Part::Rendered { path: "src/forward.rs", text: forward.render()? });
         Ok(parts)
@@ -76,7 +86,13 @@ impl Mechanism for DenseDecoder {
 #[derive(Template)]
 #[template("families/dense_decoder/weights.rs.tera")]
 struct WeightsFile<'a> {
-    weight: &'static str,
+    weight: String,
+    /// What the head's weights are, where they are held apart.
+    head: Option<String>,
+    bf16: bool,
+    image_types: Vec<&'static str>,
+    groups: Vec<&'static str>,
+    embed_rows: bool,
     weight_why: &'a str,
     tied: bool,
     qkv_bias: bool,
@@ -87,10 +103,57 @@ struct WeightsFile<'a> {
 #[template("families/dense_decoder/forward.rs.tera")]
 struct ForwardFile {
     n_layers: usize,
-    weight: &'static str,
+    codes: bool,
+    head: bool,
+    embed_codes: bool,
+    embed_f32: bool,
     tied: bool,
     qkv_bias: bool,
     qk_norm: bool,
+}
+
+/// What a weight is in an emitted crate; `group` names the constant of codes.
+fn weight(format: Format, group: &str) -> String {
+    match format {
+        Format::F32 => "f32".to_owned(),
+        Format::Bf16 => "bf16".to_owned(),
+        Format::Int8(_) => format!("Int8<{group}>"),
+        Format::Int4(_) => format!("Int4<{group}>"),
+    }
+}
+
+/// The types of a weight image that `weights.rs` names.
+fn image_types(model: &Model, held: Held) -> Vec<&'static str> {
+    let is_held = |is: fn(Format) -> bool| is(held.layers) || is(held.head);
+    let mut types = Vec::new();
+    if is_held(|it| matches!(it, Format::Int4(_))) {
+        types.push("Int4");
+    }
+    if is_held(|it| matches!(it, Format::Int8(_))) {
+        types.push("Int8");
+    }
+    types.push("Panels");
+    if has_embed_rows(model, held) {
+        types.push("Rows");
+    }
+    types
+}
+
+/// The constants of groups that `weights.rs` names.
+fn groups(held: Held) -> Vec<&'static str> {
+    let mut groups = Vec::new();
+    if is_codes(held.layers) {
+        groups.push(GROUP);
+    }
+    if is_codes(held.head) && held.head != held.layers {
+        groups.push(HEAD_GROUP);
+    }
+    groups
+}
+
+/// Whether the embedding lies row after row: it is no head, and its rows are numbers.
+fn has_embed_rows(model: &Model, held: Held) -> bool {
+    !model.tied && !is_codes(held.head)
 }
 
 /// The model in a sentence.
@@ -157,20 +220,22 @@ fn shape(model: &Model) -> Vec<Part> {
 }
 
 /// The weight image, in the order of a step. `weights.rs` reads it by the same names.
-fn tensors(model: &Model, held: Held) -> Result<Vec<Tensor>, EmitError> {
+fn tensors(model: &Model, held: Held) -> Vec<Tensor> {
     let dims = &model.dims;
-    let layouts = |format: Format| match format {
-        Format::F32 => Ok((Layout::F32Panels, Layout::F32Rows)),
-        Format::Bf16 => Ok((Layout::Bf16Panels, Layout::Bf16Rows)),
-        Format::Int8(_) | Format::Int4(_) => Err(EmitError::Conflict {
-            mechanism: "dense_decoder",
-            why: format!("there is no image of {} yet", format.precision().name()),
-        }),
+    let in_panels = |format: Format| match format {
+        Format::F32 => Layout::F32Panels,
+        Format::Bf16 => Layout::Bf16Panels,
+        Format::Int8(group) => Layout::Int8Panels(group as usize),
+        Format::Int4(group) => Layout::Int4Panels(group as usize),
     };
-    let ((panels, _), (head, rows)) = (layouts(held.layers)?, layouts(held.head)?);
+    let (panels, head) = (in_panels(held.layers), in_panels(held.head));
+    let embed = match (has_embed_rows(model, held), held.head) {
+        (true, Format::F32) => Layout::F32Rows,
+        (true, _) => Layout::Bf16Rows,
+        (false, _) => head,
+    };
     let source = |name: String, rows| Source { name, rows };
     let table = (dims.vocab, dims.hidden);
-    let embed = if model.tied { head } else { rows };
     let mut tensors = vec![Tensor::matrix("embed", "model.embed_tokens.weight", table, embed)];
     for layer in 0..dims.layers {
         let ours = |name: &str| format!("layers.{layer}.{name}");
@@ -219,7 +284,7 @@ fn tensors(model: &Model, held: Held) -> Result<Vec<Tensor>, EmitError> {
     if !model.tied {
         tensors.push(Tensor::matrix("head", "lm_head.weight", table, head));
     }
-    Ok(tensors)
+    tensors
 }
 
 /// The rotary table and its constants: one file for plain frequencies, one for those of Llama 3.1.

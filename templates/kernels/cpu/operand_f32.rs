@@ -46,17 +46,22 @@ impl<'a, const K: usize> PerRow for OperandRows<'a, K> {
 
     // SAFETY: the caller takes each row once, as the trait asks.
     unsafe fn row(self, idx: usize) -> Self::Row {
-        // SAFETY: as above.
-        OperandRow(unsafe { self.0.row(idx) })
+        OperandRow { rows: self, row: idx }
     }
 }
 
 /// One row, to be written.
-pub struct OperandRow<'a, const K: usize>(&'a mut [f32]);
+pub struct OperandRow<'a, const K: usize> {
+    rows: OperandRows<'a, K>,
+    row: usize,
+}
 
 impl<const K: usize> OperandRow<'_, K> {
     /// Writes the row.
     pub fn set(&mut self, x: &[f32; K]) {
-        self.0[..K].copy_from_slice(x);
+        for (part, x) in x.chunks(16).enumerate() {
+            // SAFETY: who took this row took it alone.
+            unsafe { self.rows.set_part(self.row, 16 * part, x) };
+        }
     }
 }

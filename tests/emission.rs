@@ -15,7 +15,7 @@ use synth::{
     emit::{self, EmitError, Place},
     feasibility,
     mechanism::Job,
-    model::Model,
+    model::{Dtype, Model},
     plan::{Author, Plan},
     planner, reading,
     source_tree::SourceTree,
@@ -55,11 +55,13 @@ struct Asked {
 
 impl Asked {
     /// The spec with this model, and these lines at its end.
-    fn read(model: &Path, more: &str, isa: Isa) -> Asked {
-        let text = SPEC.replace("MODEL", &model.display().to_string()) + more;
+    fn read(folder: &Path, more: &str, isa: Isa) -> Asked {
+        let model = Model::read(folder).unwrap_or_else(|errors| panic!("{errors}"));
+        // A head beside codes is held in them, or as it is stored; f16 is widened.
+        let stored = if model.stored == Dtype::Bf16 { "bf16" } else { "f32" };
+        let text = SPEC.replace("MODEL", &folder.display().to_string()) + &more.replace("STORED", stored);
         let workload =
             Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
-        let model = Model::read(model).unwrap_or_else(|errors| panic!("{errors}"));
         // As if rounding cost nothing.
         let calibration = calibration(&model, |_| 0.0);
         Asked { workload, model, isa, calibration }
@@ -100,7 +102,14 @@ fn set(plan: &mut Plan, axis: Axis, knob: &str, value: u64) {
 
 #[test]
 fn every_family_emits_for_every_instruction_set_and_number_format_and_is_fit_to_be_read() {
-    const MORE: [&str; 3] = ["", "weights: f32\n", "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n"];
+    const MORE: [&str; 6] = [
+        "",
+        "weights: f32\n",
+        "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: int8\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: { layers: int8, head: STORED }\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: { layers: int4, head: int8 }\ntolerance: { logprob_p99: 0.5 }\n",
+    ];
     let odd = Scratch::new("odd");
     odd_model(odd.path());
     let folders: Vec<PathBuf> = FIXTURES.into_iter().map(fixture).chain([odd.path().to_owned()]).collect();

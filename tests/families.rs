@@ -284,6 +284,7 @@ traffic:
   concurrency: 12
   prompt: { p50: 50, p99: 99, max: 300 }
   output: { p50: 9, p99: 17, max: 51 }
+weights: bf16
 tolerance: { logprob_p99: 0.1, same_top: 0.97, kl_mean: 0.001 }
 ",
         by_hand: &[],
@@ -343,5 +344,83 @@ api: [completions]
 tolerance: { logprob_p99: 0.2, same_top: 0.8, kl_mean: 0.02 }
 ",
         by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 3"), ("rows: 64", "rows: 3")],
+    });
+}
+
+#[test]
+fn quickstart_in_int8() {
+    prove(&Row {
+        name: "family-quickstart-int8",
+        model: Origin::Copied("quickstart"),
+        spec: "\
+weights: int8
+target: { cpu: { isa: native, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 12
+  prompt: { p50: 50, p99: 99, max: 300 }
+  output: { p50: 9, p99: 17, max: 51 }
+tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
+",
+        by_hand: &[],
+    });
+}
+
+#[test]
+fn quickstart_in_int4_beside_a_head_in_int8() {
+    prove(&Row {
+        name: "family-quickstart-int4",
+        model: Origin::Copied("quickstart"),
+        spec: "\
+weights: { layers: int4, head: int8 }
+target: { cpu: { isa: native, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 3
+  prompt: { p50: 50, p99: 99, max: 300 }
+  output: { p50: 9, p99: 17, max: 51 }
+tolerance: { logprob_p99: 1.0, same_top: 0.6, kl_mean: 0.2 }
+",
+        by_hand: &[],
+    });
+}
+
+#[test]
+fn quickstart_in_int8_beside_a_head_in_bf16() {
+    prove(&Row {
+        name: "family-quickstart-int8-bf16",
+        model: Origin::Copied("quickstart"),
+        spec: "\
+weights: { layers: int8, head: bf16 }
+target: { cpu: { isa: avx2, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 3
+  prompt: { p50: 50, p99: 99, max: 300 }
+  output: { p50: 9, p99: 17, max: 51 }
+api: [completions]
+tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
+",
+        by_hand: &[],
+    });
+}
+
+#[test]
+fn odd_sizes_in_int8_on_any_processor() {
+    prove(&Row {
+        name: "family-odd-int8",
+        model: Origin::Odd,
+        spec: "\
+weights: int8
+target: { cpu: { isa: scalar, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 3
+  prompt: { p50: 33, p99: 67, max: 101 }
+  output: { p50: 9, p99: 17, max: 56 }
+api: [completions]
+tolerance: { logprob_p99: 0.5, same_top: 0.8, kl_mean: 0.02 }
+",
+        by_hand: &[],
     });
 }

@@ -160,7 +160,7 @@ fn a_checkpoint_of_f32_is_rounded_to_bf16_where_that_was_measured_to_be_allowed(
 fn what_was_measured_is_kept_beside_the_plan_and_never_measured_again() {
     let folder = Scratch::new("tolerance");
     copy_fixture("llama_tied", &folder.path().join("model"));
-    folder.write("spec.yaml", SPEC.replace("MODEL", "model") + BOUNDED);
+    folder.write("spec.yaml", SPEC.replace("MODEL", "model") + "weights: bf16\n" + BOUNDED);
     let run = |more: &[&str]| -> Ran {
         let arguments = [&["synth", "spec.yaml", "--out", "crate"], more].concat();
         command::xtask(folder.path(), &arguments, Bounds { time: Duration::from_secs(120), memory: None })

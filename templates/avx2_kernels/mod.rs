@@ -7,7 +7,7 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{cost, kernels};
+use crate::kernels::{cost, is_codes, kernels};
 
 /// AVX2 and FMA, eight f32 lanes.
 #[derive(Debug)]
@@ -33,6 +33,9 @@ impl Mechanism for Avx2Kernels {
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Avx2 {
             return Fit::no(format!("the target is {}", job.isa.name()));
+        }
+        if job.held.is_some_and(|held| is_codes(held.layers)) {
+            return Fit::yes(cost(job.model, 32.0 / 3.0), "AVX2 multiplies and adds thirty-two codes in three instructions.");
         }
         Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
     }

@@ -7,7 +7,7 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{AVX512, cost};
+use crate::kernels::{AVX512, cost, is_codes};
 
 /// AVX-512 F, sixteen f32 lanes.
 #[derive(Debug)]
@@ -33,6 +33,9 @@ impl Mechanism for Avx512Kernels {
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Avx512 {
             return Fit::no(format!("the target is {}", job.isa.name()));
+        }
+        if job.held.is_some_and(|held| is_codes(held.layers)) {
+            return Fit::yes(cost(job.model, 64.0), "AVX-512 VNNI multiplies and adds sixty-four codes at a time.");
         }
         Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
     }

@@ -107,6 +107,8 @@ struct KernelsFile {
 #[template("kernels/cpu/head.rs.tera")]
 struct HeadFile {
     parameter: Option<&'static str>,
+    /// Whether its operand is held as that of the layers.
+    shares_operand: bool,
     few_rows: bool,
     tiles: bool,
 }
@@ -147,14 +149,17 @@ impl Kernels {
         if let Some(product) = head {
             let driver = HeadFile {
                 parameter: product.parameter(held.head, HEAD_GROUP),
+                shares_operand: product.operand == layers.operand,
                 few_rows: product.few_rows.is_some(),
                 tiles: product.tiles,
             };
             parts.extend([
                 Part::Rendered { path: "src/kernels/head/mod.rs", text: driver.render()? },
-                Part::Source { path: "src/kernels/head/operand.rs", text: product.operand },
                 Part::Source { path: "src/kernels/head/matmul.rs", text: product.matmul },
             ]);
+            if product.operand != layers.operand {
+                parts.push(Part::Source { path: "src/kernels/head/operand.rs", text: product.operand });
+            }
             parts.extend(
                 product.few_rows.map(|text| Part::Source { path: "src/kernels/head/few_rows.rs", text }),
             );

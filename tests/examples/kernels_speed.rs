@@ -24,10 +24,8 @@ mod avx512_dot;
 #[path = "../../templates/kernels/cpu/avx512/operand_int8.rs"]
 mod avx512_operand_int8;
 #[path = "../../templates/kernels/cpu/avx512/operand_bf16.rs"]
-#[expect(dead_code, reason = "operands are written whole here")]
 mod operand_bf16;
 #[path = "../../templates/kernels/cpu/operand_f32.rs"]
-#[expect(dead_code, reason = "operands are written whole here")]
 mod operand_f32;
 #[path = "../../templates/kernels/cpu/operand_int8.rs"]
 mod operand_int8;

@@ -22,6 +22,14 @@ const FEW_ROWS: usize = 8;
 /// Panels that stay in L2 while all rows pass.
 const PANELS: usize = 8;
 
+/// Cache lines of the weights of a step of 64 k. Where one strip is all rows, weights come from memory, and all of the next
+/// step's are fetched ahead into L1.
+const STEP_LINES: usize = 32;
+
+/// Cache lines that are fetched ahead into L2 with each step where rows are many: with 512 rows, all of the next panels
+/// while these are computed.
+const SOME_LINES: usize = 2;
+
 /// Two tiles, one above the other, by the columns of a panel.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -44,24 +52,52 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     }
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
     let tiles = Tiles::configure();
-    let mut dots = [Block([[0; PANEL]; 2 * TILE_ROWS]); 2];
-    for start in panels.clone().step_by(PANELS) {
-        let group = start..panels.end.min(start + PANELS);
-        for first_row in (0..n_rows).step_by(2 * TILE_ROWS) {
-            let n_rows = (n_rows - first_row).min(2 * TILE_ROWS);
-            for panel in group.clone() {
-                let mut sums = Block([[0.0; PANEL]; 2 * TILE_ROWS]);
-                let groups = 0..Operand::<K, GROUP>::N_GROUPS;
-                for group in groups {
-                    let (cells, scales) = w.group(panel, group);
-                    let dots = &mut dots[group % 2];
-                    multiply(&tiles, x, first_row, group, cells, dots);
-                    // SAFETY: the server refuses to start on a processor without AVX-512 F.
-                    unsafe { add(x, first_row, n_rows, group, scales, dots, &mut sums) };
-                }
-                finish(panel, first_row, &sums.0[..n_rows]);
+    let mut ahead = w.bytes(panels.clone()).as_ptr().wrapping_add(64 * STEP_LINES);
+    if n_rows <= TILE_ROWS {
+        strip::<K, GROUP, 1, STEP_LINES>(&tiles, x, 0..n_rows, w, panels, &mut ahead, &mut finish);
+    } else if n_rows <= 2 * TILE_ROWS {
+        strip::<K, GROUP, 2, STEP_LINES>(&tiles, x, 0..n_rows, w, panels, &mut ahead, &mut finish);
+    } else {
+        for start in panels.clone().step_by(PANELS) {
+            let some = start..panels.end.min(start + PANELS);
+            ahead = w.bytes(some.clone()).as_ptr_range().end;
+            for row in (0..n_rows).step_by(2 * TILE_ROWS) {
+                let rows = row..n_rows.min(row + 2 * TILE_ROWS);
+                strip::<K, GROUP, 2, SOME_LINES>(&tiles, x, rows, w, some.clone(), &mut ahead, &mut finish);
             }
         }
+    }
+}
+
+/// Rows of TILES tiles by the columns of some panels. With each step of 64 k, LINES lines are fetched from `ahead` on.
+fn strip<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
+    tiles: &Tiles,
+    x: &Operand<K, GROUP>,
+    rows: Range<usize>,
+    w: &Panels<Int8<GROUP>>,
+    panels: Range<usize>,
+    ahead: &mut *const u8,
+    finish: &mut impl FnMut(usize, usize, &[[f32; PANEL]]),
+) {
+    let n_groups = Operand::<K, GROUP>::N_GROUPS;
+    let mut dots = [Block([[0; PANEL]; 2 * TILE_ROWS]); 2];
+    for panel in panels {
+        let mut sums = Block([[0.0; PANEL]; 2 * TILE_ROWS]);
+        // Tiles multiply a group while vectors scale and add the one before.
+        for group in 0..=n_groups {
+            if group < n_groups {
+                let (cells, scales) = w.group(panel, group);
+                let group_bytes = size_of_val(cells) + size_of_val(scales);
+                let dots = &mut dots[group % 2];
+                multiply::<K, GROUP, TILES, LINES>(tiles, x, rows.start, group, cells, *ahead, dots);
+                *ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
+            }
+            if let Some(group) = group.checked_sub(1) {
+                // SAFETY: the server refuses to start on a processor without AVX-512 F.
+                unsafe { add(x, rows.clone(), w, panel, group, &dots[group % 2], &mut sums) };
+            }
+        }
+        finish(panel, rows.start, &sums.0[..rows.len()]);
     }
 }
 
@@ -69,57 +105,74 @@ pub fn matmul<const K: usize, const GROUP: usize>(
 #[target_feature(enable = "avx512f")]
 fn add<const K: usize, const GROUP: usize>(
     x: &Operand<K, GROUP>,
-    first_row: usize,
-    n_rows: usize,
+    rows: Range<usize>,
+    w: &Panels<Int8<GROUP>>,
+    panel: usize,
     group: usize,
-    scales: &[f32; PANEL],
     dots: &Block<i32>,
     sums: &mut Block<f32>,
 ) {
+    let (_, scales) = w.group(panel, group);
     // SAFETY: half of the columns are sixteen.
     let scales = [0, 16].map(|half| unsafe { _mm512_loadu_ps(scales.as_ptr().add(half)) });
-    for (row, (dots, sums)) in dots.0.iter().zip(&mut sums.0).enumerate().take(n_rows) {
-        let x_scale = _mm512_set1_ps(x.scale(first_row + row, group));
-        for (half, scale) in scales.into_iter().enumerate() {
-            // SAFETY: as above.
+    for (row, (dots, sums)) in rows.zip(dots.0.iter().zip(&mut sums.0)) {
+        let x_scale = _mm512_set1_ps(x.scale(row, group));
+        for (half, scale) in [0, 16].into_iter().zip(scales) {
+            // SAFETY: half of the columns are sixteen.
             unsafe {
-                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(16 * half).cast()));
-                let sum = sums.as_mut_ptr().add(16 * half);
+                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(half).cast()));
+                let sum = sums.as_mut_ptr().add(half);
                 _mm512_store_ps(sum, _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, x_scale), _mm512_load_ps(sum)));
             }
         }
     }
 }
 
-/// The products of a group of 32 rows.
-fn multiply<const K: usize, const GROUP: usize>(
+/// The products of a group, of TILES tiles of rows, one or two; LINES lines are fetched from `ahead` on with each step.
+fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
     x: &Operand<K, GROUP>,
     first_row: usize,
     group: usize,
     cells: &[[i8; 4 * PANEL]],
+    ahead: *const u8,
     dots: &mut Block<i32>,
 ) {
+    let row_bytes = Operand::<K, GROUP>::STRIDE;
     let n_steps = cells.len() / TILE_ROWS;
-    assert!(n_steps > 0 && group * GROUP + 64 * n_steps <= Operand::<K, GROUP>::STRIDE, "no group {group} of {K}");
+    assert!(n_steps > 0 && group * GROUP + 64 * n_steps <= row_bytes, "no group {group} of {K}");
     let upper = x.row_ptr(first_row).wrapping_add(group * GROUP);
     // SAFETY: tiles are configured; x has 32 rows from its row on, `n_steps` lines of each from the group on; cells are
-    // sixteen rows of two lines for each step; a block is four tiles.
+    // sixteen rows of two lines for each step, and what is ahead is only fetched; a block is four tiles.
     unsafe {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
+            ".if {tiles} == 2",
             "tilezero tmm2",
             "tilezero tmm3",
+            ".endif",
             "2:",
             "tileloadd tmm6, [{weights} + {lines}*1]",
             "tileloadd tmm4, [{upper} + {row}*1]",
             "tileloadd tmm7, [{weights} + {lines}*1 + 64]",
+            ".if {tiles} == 2",
             "tileloadd tmm5, [{lower} + {row}*1]",
+            ".endif",
+            ".rept {n_ahead}",
+            ".if {is_next}",
+            "prefetcht0 [{ahead}]",
+            ".else",
+            "prefetcht1 [{ahead}]",
+            ".endif",
+            "add {ahead}, 64",
+            ".endr",
             "tdpbssd tmm0, tmm4, tmm6",
             "tdpbssd tmm1, tmm4, tmm7",
+            ".if {tiles} == 2",
             "tdpbssd tmm2, tmm5, tmm6",
             "tdpbssd tmm3, tmm5, tmm7",
+            ".endif",
             "add {upper}, 64",
             "add {lower}, 64",
             "add {weights}, 2048",
@@ -127,15 +180,21 @@ fn multiply<const K: usize, const GROUP: usize>(
             "jnz 2b",
             "tilestored [{dots} + {lines}*1], tmm0",
             "tilestored [{dots} + {lines}*1 + 64], tmm1",
+            ".if {tiles} == 2",
             "tilestored [{dots} + {lines}*1 + 2048], tmm2",
             "tilestored [{dots} + {lines}*1 + 2112], tmm3",
+            ".endif",
             dots = in(reg) dots.0.as_mut_ptr(),
             lines = in(reg) 128_usize,
             weights = inout(reg) cells.as_ptr() => _,
             upper = inout(reg) upper => _,
-            lower = inout(reg) upper.wrapping_add(TILE_ROWS * Operand::<K, GROUP>::STRIDE) => _,
-            row = in(reg) Operand::<K, GROUP>::STRIDE,
+            lower = inout(reg) upper.wrapping_add(TILE_ROWS * row_bytes) => _,
+            row = in(reg) row_bytes,
             steps = inout(reg) n_steps => _,
+            ahead = inout(reg) ahead => _,
+            tiles = const TILES,
+            n_ahead = const LINES,
+            is_next = const (LINES == STEP_LINES) as usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),

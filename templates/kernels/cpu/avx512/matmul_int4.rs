@@ -10,8 +10,8 @@ use rt::image::{Int4, PANEL, Panels};
 
 use super::operand::Operand;
 
-/// Bytes that are fetched ahead: as many as sixteen rows of cells.
-const AHEAD: usize = 2048;
+/// Bytes that are fetched ahead: as many as memory hands over while it looks for the first.
+const AHEAD: usize = 4096;
 
 /// What `vpternlogd` is asked for: its first two operands both, exclusive or its third.
 const AND_XOR: i32 = 0x6A;

@@ -10,8 +10,8 @@ use rt::image::{Int8, PANEL, Panels};
 
 use super::operand::Operand;
 
-/// Bytes that are fetched ahead: as many as sixteen rows of cells.
-const AHEAD: usize = 2048;
+/// Bytes that are fetched ahead: as many as memory hands over while it looks for the first.
+const AHEAD: usize = 4096;
 
 /// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
 /// to `finish` as panel, first row, and rows of cells.

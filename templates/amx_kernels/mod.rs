@@ -8,7 +8,7 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{Kernels, Terms, cost, kernels};
+use crate::kernels::{Kernels, Terms, cost, kernels, rate};
 
 /// Bf16 weights in AMX tiles, sixteen rows at a time, each activation as the sum of three bf16 that it is.
 #[derive(Debug)]
@@ -44,6 +44,10 @@ impl Mechanism for AmxKernels {
             cost(job.model, 256.0 / 3.0),
             "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
         )
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        (held.layers == Format::Bf16).then(|| rate(857.0))
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

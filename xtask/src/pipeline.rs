@@ -222,6 +222,7 @@ impl Decided {
             isa,
             calibration: calibration.as_ref(),
             held: None,
+            rate: None,
         };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
         let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
@@ -256,6 +257,7 @@ impl Decided {
             isa: self.plan.isa,
             calibration: self.calibration.as_ref(),
             held: Some(self.memory.held),
+            rate: planner::rate(&self.plan, CATALOGUE.mechanisms),
         }
     }
 

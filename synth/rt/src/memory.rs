@@ -11,11 +11,31 @@ use rustix::{
     process::setpriority_process,
 };
 
-/// `len` zeros that the system has granted: each was written, so none is looked for when it is used first.
+/// `len` zeros that the system has granted, so that none is looked for when it is used first.
 pub fn granted(len: usize) -> Vec<f32> {
-    let mut cells = Vec::with_capacity(len);
-    cells.resize_with(len, || black_box(0.0));
+    let mut cells = vec![0.0; len];
+    grant(&mut cells);
     cells
+}
+
+/// Has the system grant memory that was just taken, in huge pages where it has them. It was asked for at once, which takes a
+/// tenth of the time of touching page after page.
+fn grant<T: Copy>(cells: &mut [T]) {
+    const PAGE: usize = 4096;
+    let bytes = cells.as_ptr_range();
+    let first = bytes.start.addr() / PAGE * PAGE;
+    let len = (bytes.end.addr() - first).next_multiple_of(PAGE);
+    let ask = |advice| {
+        // SAFETY: neither advice changes a byte of these pages, which hold the cells and perhaps other memory of this process.
+        unsafe { madvise(std::ptr::without_provenance_mut(first), len, advice) }
+    };
+    // A system without huge pages has small ones.
+    let _ = ask(Advice::LinuxHugepage);
+    if ask(Advice::LinuxPopulateWrite).is_err() {
+        for cell in cells {
+            *cell = black_box(*cell);
+        }
+    }
 }
 
 /// Bytes that are granted at a time: a huge page, or many small ones.
@@ -58,8 +78,8 @@ impl<T: Copy + Default> Lines<T> {
     pub fn new(len: usize) -> Self {
         const LINE: usize = 64;
         let spare = LINE / size_of::<T>();
-        let mut cells = Vec::with_capacity(len + spare);
-        cells.resize_with(len + spare, || black_box(T::default()));
+        let mut cells = vec![T::default(); len + spare];
+        grant(&mut cells);
         let start = cells.as_ptr().align_offset(LINE);
         cells.truncate(start + len);
         Self { cells, start }

@@ -170,7 +170,10 @@ fn every_kernel_states_the_rate_that_its_ladder_shows() {
             let kernel = tree.get("src/kernels/matmul.rs").expect("every crate has products");
             let ladder: Vec<_> = kernel.lines().take_while(|line| line.starts_with("//!")).collect();
             let stated = format!(" {} GFLOP/s", rate * 2.0 / 1e9);
-            assert!(ladder.iter().any(|line| line.contains(&stated)), "{isa:?} {more}: no{stated} in {ladder:#?}");
+            assert!(
+                ladder.iter().any(|line| line.contains(&stated)),
+                "{isa:?} {more}: no{stated} in {ladder:#?}"
+            );
         }
     }
 }

@@ -37,7 +37,7 @@ impl Mechanism for ScalarKernels {
     fn rate(&self, held: Held) -> Option<f64> {
         match held.layers {
             Format::F32 => Some(rate(18.0)),
-            Format::Bf16 => Some(rate(3.0)),
+            Format::Bf16 => Some(rate(8.0)),
             Format::Int8(_) | Format::Int4(_) => None,
         }
     }

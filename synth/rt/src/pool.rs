@@ -72,7 +72,8 @@ struct Shared {
     has_panicked: AtomicBool,
     /// What a worker does between regions when it is asked to.
     errand: OnceLock<Errand>,
-    is_errand_due: AtomicBool,
+    /// Spun upon like the gate, so it is alone in its cache line too.
+    is_errand_due: Line<AtomicBool>,
 }
 
 /// Done by any thread.
@@ -142,7 +143,7 @@ impl Pool {
             panic: Mutex::new(None),
             has_panicked: AtomicBool::new(false),
             errand: OnceLock::new(),
-            is_errand_due: AtomicBool::new(false),
+            is_errand_due: Line(AtomicBool::new(false)),
         });
         let workers = (1..=n_workers)
             .map_while(|thread| {
@@ -189,8 +190,7 @@ impl Pool {
         shared.close();
         // Nobody who looked for it while the region ran may have found the time.
         shared.run_errand();
-        let theirs =
-            shared.has_panicked.swap(false, Ordering::Relaxed).then(|| lock(&shared.panic).take()).flatten();
+        let theirs = shared.has_panicked.load(Ordering::Relaxed).then(|| shared.take_panic()).flatten();
         shared.entered.store(false, Ordering::Release);
         if let Some(payload) = own.err().or(theirs) {
             panic::resume_unwind(payload);
@@ -208,7 +208,7 @@ impl Pool {
     pub fn send(&self) {
         let shared = &*self.shared;
         // SeqCst orders this before the loads of `parked`: a worker either sees it or has parked.
-        shared.is_errand_due.store(true, Ordering::SeqCst);
+        shared.is_errand_due.0.store(true, Ordering::SeqCst);
         if shared.parked.iter().all(|parked| parked.0.load(Ordering::SeqCst)) {
             shared.run_errand();
         }
@@ -253,10 +253,16 @@ impl Shared {
         }
     }
 
+    /// What a worker panicked with.
+    fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.has_panicked.store(false, Ordering::Relaxed);
+        lock(&self.panic).take()
+    }
+
     /// Does the errand if it is due.
     fn run_errand(&self) {
-        if self.is_errand_due.load(Ordering::Relaxed)
-            && self.is_errand_due.swap(false, Ordering::AcqRel)
+        if self.is_errand_due.0.load(Ordering::Relaxed)
+            && self.is_errand_due.0.swap(false, Ordering::AcqRel)
             && let Some(errand) = self.errand.get()
         {
             errand();
@@ -265,7 +271,7 @@ impl Shared {
 
     /// Whether a worker that saw region `seen` has something to do.
     fn is_called(&self, seen: u64) -> bool {
-        self.is_open_anew(seen) || self.is_errand_due.load(Ordering::SeqCst)
+        self.is_open_anew(seen) || self.is_errand_due.0.load(Ordering::SeqCst)
     }
 
     /// Whether a region is open that is not the one of number `seen`.

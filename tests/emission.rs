@@ -74,6 +74,7 @@ impl Asked {
             isa: self.isa,
             calibration: Some(&self.calibration),
             held: None,
+            rate: None,
         }
     }
 
@@ -140,7 +141,7 @@ fn knobs_set_by_hand_are_those_of_the_crate() {
     let asked = Asked::read(&fixture("qwen3"), "", Isa::Avx2);
     let decided = asked.plan(None);
     for (axis, knob, constant, values) in
-        [(Axis::Kv, "block", "BLOCK", [8, 32]), (Axis::Schedule, "rows", "STEP_ROWS", [32, 256])]
+        [(Axis::Kv, "block", "BLOCK", [8, 32]), (Axis::Schedule, "rows", "STEP_ROWS", [32, 1024])]
     {
         for value in values {
             let mut edited = decided.clone();
@@ -157,6 +158,52 @@ fn knobs_set_by_hand_are_those_of_the_crate() {
             assert!(shape.contains(&expected), "{expected}\n{shape}");
         }
     }
+}
+
+/// The rows of a step where the spec has these lines at its end, and the reason.
+fn rows(more: &str, isa: Isa) -> (u64, String) {
+    let asked = Asked::read(&fixture("qwen3"), more, isa);
+    let plan = asked.plan(None);
+    let decision = plan.on(Axis::Schedule).expect("a plan decides every axis");
+    (decision.knobs["rows"], decision.reason.clone())
+}
+
+#[test]
+fn every_kernel_states_the_rate_that_its_ladder_shows() {
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx] {
+        for more in ["", "weights: f32\n", "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n"] {
+            let asked = Asked::read(&fixture("qwen3"), more, isa);
+            let plan = asked.plan(None);
+            let rate = planner::rate(&plan, CATALOGUE.mechanisms).expect("kernels state their rate");
+            let tree = asked.emit(&plan).unwrap_or_else(|error| panic!("{error}"));
+            let kernel = tree.get("src/kernels/matmul.rs").expect("every crate has products");
+            let ladder: Vec<_> = kernel.lines().take_while(|line| line.starts_with("//!")).collect();
+            let stated = format!(" {} GFLOP/s", rate * 2.0 / 1e9);
+            assert!(
+                ladder.iter().any(|line| line.contains(&stated)),
+                "{isa:?} {more}: no{stated} in {ladder:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bounds_on_gaps_shorten_steps_and_bounds_on_the_first_token_lengthen_them() {
+    let keep = |bounds: &str| format!("slo: {{ keep: {{ {bounds} }} }}\n");
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx] {
+        let (free, reason) = rows("", isa);
+        assert!(free >= 32, "{reason}");
+        let of = |bounds: &str| rows(&keep(bounds), isa).0;
+        let gaps = ["itl_p99: 0.001ms", "itl_p99: 0.02ms", "itl_p99: 1ms", "itl_p99: 1s"].map(of);
+        assert!(gaps.is_sorted() && gaps[0] == 32, "{isa:?}: {gaps:?}");
+        // A whole prompt of the 99th percentile, 90 tokens, and no more.
+        assert_eq!(gaps[3], 128, "{isa:?}");
+        let firsts = ["ttft_p99: 0.001ms", "ttft_p99: 0.1ms", "ttft_p99: 10s"].map(of);
+        assert!(firsts.iter().rev().is_sorted() && firsts[2] == free, "{isa:?}: {firsts:?}");
+        assert_eq!(of("tpot_p50: 0.001ms, ttft_p99: 0.001ms"), 32, "{isa:?}: the gap binds");
+    }
+    let (_, reason) = rows(&keep("itl_p99: 0.02ms"), Isa::Avx2);
+    assert!(reason.contains("the most within itl_p99 of 0.020 ms: 2 threads at 197 GFLOP/s"), "{reason}");
 }
 
 #[test]

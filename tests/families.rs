@@ -305,7 +305,7 @@ traffic:
   output: { p50: 9, p99: 17, max: 51 }
 api: [chat]
 ",
-        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 8"), ("rows: 64", "rows: 32")],
+        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 8"), ("rows: 128", "rows: 32")],
     });
 }
 
@@ -343,7 +343,7 @@ traffic:
 api: [completions]
 tolerance: { logprob_p99: 0.2, same_top: 0.8, kl_mean: 0.02 }
 ",
-        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 3"), ("rows: 64", "rows: 3")],
+        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 3"), ("rows: 32", "rows: 3")],
     });
 }
 

@@ -163,7 +163,7 @@ pub fn emit(
     weights: &str,
     catalogue: &Catalogue,
 ) -> Result<SourceTree, EmitError> {
-    let job = Job { held: planner::held(plan, catalogue.mechanisms), ..job };
+    let job = decided(job, plan, catalogue);
     let mut tree = SourceTree::default();
     let mut assembly = Assembly {
         job,
@@ -187,6 +187,12 @@ pub fn emit(
     Ok(tree)
 }
 
+/// The job with what a plan decided that later axes look at.
+fn decided<'a>(job: Job<'a>, plan: &Plan, catalogue: &Catalogue) -> Job<'a> {
+    let (held, rate) = (planner::held(plan, catalogue.mechanisms), planner::rate(plan, catalogue.mechanisms));
+    Job { held, rate, ..job }
+}
+
 /// What the weight image of a plan's crate holds.
 ///
 /// # Errors
@@ -197,7 +203,7 @@ pub fn recipe(
     memory: &MemoryPlan,
     catalogue: &Catalogue,
 ) -> Result<Recipe, EmitError> {
-    let job = Job { held: planner::held(plan, catalogue.mechanisms), ..job };
+    let job = decided(job, plan, catalogue);
     let parts = parts(job, plan, memory, catalogue)?;
     let tensors = parts.into_iter().filter_map(|(_, part)| match part {
         Part::Tensor(tensor) => Some(tensor),

@@ -30,7 +30,7 @@ pub const TILE_CELLS: usize = 16;
 pub const TILE_BYTES: usize = TILE_COLUMNS * TILE_CELLS * 4;
 
 /// Begins every image: its kind, and the version of this layout.
-pub const MAGIC: [u8; 8] = *b"SAVILE\x00\x01";
+pub const MAGIC: [u8; 8] = *b"SAVILE\x00\x02";
 
 /// What follows the header, and every tensor in it, begins at a multiple of this: the size of a page.
 pub const ALIGNMENT: usize = 4096;

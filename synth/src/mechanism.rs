@@ -31,6 +31,8 @@ pub struct Job<'a> {
     pub calibration: Option<&'a Calibration>,
     /// How weights are held, once that is decided: every axis after `weights` may look at it.
     pub held: Option<Held>,
+    /// Floating-point operations a second that a thread of the kernels does over many rows, once they are decided.
+    pub rate: Option<f64>,
 }
 
 /// One way to serve, and how to write it. One folder of `templates/` implements it once.
@@ -49,6 +51,11 @@ pub trait Mechanism: fmt::Debug + Sync {
     }
     /// How it holds weights with these knobs, on the axis of weights.
     fn holds(&self, _: &Knobs) -> Option<Held> {
+        None
+    }
+    /// Floating-point operations a second that one thread does when it multiplies many rows by weights held so, on the
+    /// axis of kernels: as measured where the kernels were written, since no plan may depend on the machine that plans.
+    fn rate(&self, _: Held) -> Option<f64> {
         None
     }
     /// Whether this job wants it, with the estimate that says so.

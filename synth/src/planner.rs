@@ -120,7 +120,8 @@ pub fn ask(job: &Job<'_>, catalogue: &[&'static dyn Mechanism]) -> Vec<Answer> {
     catalogue.iter().map(|&mechanism| Answer { mechanism, fit: mechanism.fit(job) }).collect()
 }
 
-/// Decides each axis in order, so that those after `weights` know how weights are held. What a person or a search
+/// Decides each axis in order, so that those after `weights` know how weights are held, and those after `kernels` how fast
+/// many rows are computed. What a person or a search
 /// decided in `earlier` stands; rules are asked again.
 ///
 /// # Errors
@@ -142,6 +143,9 @@ pub fn plan(
         if axis == Axis::Weights {
             job.held = holds(&decision, catalogue);
         }
+        if axis == Axis::Kernels {
+            job.rate = rate_of(&decision, job.held, catalogue);
+        }
         decisions.insert(axis, decision);
     }
     Ok(Plan {
@@ -161,6 +165,16 @@ pub fn held(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
 fn holds(decision: &Decision, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
     let chosen = catalogue.iter().find(|it| it.name() == decision.mechanism)?;
     chosen.holds(&decision.knobs)
+}
+
+/// Operations a second and thread of a plan's kernels over many rows; `None` where it has no decision on that.
+pub fn rate(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<f64> {
+    rate_of(plan.on(Axis::Kernels)?, held(plan, catalogue), catalogue)
+}
+
+fn rate_of(decision: &Decision, held: Option<Held>, catalogue: &[&'static dyn Mechanism]) -> Option<f64> {
+    let chosen = catalogue.iter().find(|it| it.name() == decision.mechanism)?;
+    chosen.rate(held?)
 }
 
 /// What one decoded token costs under a plan, summed over its axes.
@@ -372,7 +386,14 @@ traffic:
 ";
         let workload = Workload::parse(&folder.path().join("spec.yaml"), spec).expect("the spec is valid");
         let model = Model::read(folder.path()).expect("the folder is valid");
-        let job = Job { workload: &workload, model: &model, isa: Isa::Scalar, calibration: None, held: None };
+        let job = Job {
+            workload: &workload,
+            model: &model,
+            isa: Isa::Scalar,
+            calibration: None,
+            held: None,
+            rate: None,
+        };
         let mut earlier = plan(&job, "0", None, &CATALOGUE).expect("everything fits");
         let decision = earlier.decisions.get_mut(&Axis::Kv).expect("every axis is decided");
         decision.by = Author::User;

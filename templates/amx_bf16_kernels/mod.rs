@@ -10,7 +10,7 @@ use synth::{
 };
 
 use crate::{
-    kernels::{AVX512, Kernels, Product, Terms, cost, product},
+    kernels::{AVX512, Kernels, Product, Terms, cost, product, rate},
     rounded,
 };
 
@@ -50,6 +50,10 @@ impl Mechanism for AmxBf16Kernels {
         // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
         // columns by thirty-two k, when prompts are read; decoding is bound by memory whatever computes it.
         Fit::yes(cost(job.model, 256.0), "AMX multiplies sixteen rows by sixteen columns of bf16 at once.")
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        (held.layers == Format::Bf16).then(|| rate(2060.0))
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

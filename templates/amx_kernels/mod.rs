@@ -8,7 +8,7 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{AVX512, Kernels, Product, Terms, cost, product};
+use crate::kernels::{AVX512, Kernels, Product, Terms, cost, product, rate};
 
 /// Weights of bf16 or of codes in AMX tiles, sixteen rows at a time; beside bf16 each activation as the sum of three bf16
 /// that it is.
@@ -49,6 +49,10 @@ impl Mechanism for AmxKernels {
             }
             Some(Format::F32) | None => Fit::no("weights are held in f32, which tiles do not multiply"),
         }
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        (held.layers == Format::Bf16).then(|| rate(857.0))
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

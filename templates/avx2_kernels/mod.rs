@@ -3,11 +3,12 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
 };
 
-use crate::kernels::{cost, is_codes, kernels};
+use crate::kernels::{cost, is_codes, kernels, rate};
 
 /// AVX2 and FMA, eight f32 lanes.
 #[derive(Debug)]
@@ -38,6 +39,14 @@ impl Mechanism for Avx2Kernels {
             return Fit::yes(cost(job.model, 32.0 / 3.0), "AVX2 multiplies and adds thirty-two codes in three instructions.");
         }
         Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        match held.layers {
+            Format::F32 => Some(rate(191.0)),
+            Format::Bf16 => Some(rate(197.0)),
+            Format::Int8(_) | Format::Int4(_) => None,
+        }
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

@@ -10,7 +10,7 @@ use synth::{
 };
 
 use crate::{
-    kernels::{AVX512, Kernels, Product, Terms, cost, product},
+    kernels::{AVX512, Kernels, Product, Terms, cost, product, rate},
     rounded,
 };
 
@@ -49,6 +49,10 @@ impl Mechanism for Avx512Bf16DotKernels {
         }
         // Thirty-two lanes, but the next dot product issues only after the time of four multiply-adds.
         Fit::yes(cost(job.model, 32.0 / 4.0), "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.")
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        (held.layers == Format::Bf16).then(|| rate(236.0))
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

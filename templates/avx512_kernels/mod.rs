@@ -3,11 +3,12 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
 };
 
-use crate::kernels::{AVX512, cost, is_codes};
+use crate::kernels::{AVX512, cost, is_codes, rate};
 
 /// AVX-512 F, sixteen f32 lanes.
 #[derive(Debug)]
@@ -38,6 +39,14 @@ impl Mechanism for Avx512Kernels {
             return Fit::yes(cost(job.model, 64.0), "AVX-512 VNNI multiplies and adds sixty-four codes at a time.");
         }
         Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        match held.layers {
+            Format::F32 => Some(rate(384.0)),
+            Format::Bf16 => Some(rate(375.0)),
+            Format::Int8(_) | Format::Int4(_) => None,
+        }
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

@@ -205,6 +205,17 @@ pub fn cost(model: &Model, lanes: f64) -> Cost {
     Cost { bytes: 0.0, instructions: read_weights(model) / lanes }
 }
 
+/// Operations a second of one thread, from the GFLOP/s that two reach with 512 rows: the last of the ladder at the head of
+/// the kernel's file, where a test looks it up.
+pub fn rate(gflops_of_two_threads: f64) -> f64 {
+    gflops_of_two_threads * 1e9 / 2.0
+}
+
+/// Weights that a position is multiplied by: all but the head, which most positions of a prompt do without.
+pub fn layer_weights(model: &Model) -> f64 {
+    read_weights(model) - (model.dims.vocab * model.dims.hidden) as f64
+}
+
 /// Weights that one decoded token reads: everything but the rows of the embedding it does not look up.
 pub fn read_weights(model: &Model) -> f64 {
     let dims = &model.dims;

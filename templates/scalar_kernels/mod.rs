@@ -3,10 +3,11 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
 };
 
-use crate::kernels::{cost, kernels};
+use crate::kernels::{cost, kernels, rate};
 
 /// Plain Rust, for any processor.
 #[derive(Debug)]
@@ -31,6 +32,14 @@ impl Mechanism for ScalarKernels {
 
     fn fit(&self, job: &Job<'_>) -> Fit {
         Fit::yes(cost(job.model, 1.0), "Plain Rust runs on any processor.")
+    }
+
+    fn rate(&self, held: Held) -> Option<f64> {
+        match held.layers {
+            Format::F32 => Some(rate(18.0)),
+            Format::Bf16 => Some(rate(8.0)),
+            Format::Int8(_) | Format::Int4(_) => None,
+        }
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

@@ -15,7 +15,7 @@ use harness::{
     probe::Machine,
     prove::{self, Proof, ProveError, Recorded, Verdict},
 };
-use rt::tokenizer::Tokenizer;
+use rt::tokenizer::{self, Tokenizer};
 use synth::{
     axis::Axis,
     calibration::Calibration,
@@ -222,6 +222,7 @@ impl Decided {
             isa,
             calibration: calibration.as_ref(),
             held: None,
+            rate: None,
         };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
         let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
@@ -256,6 +257,7 @@ impl Decided {
             isa: self.plan.isa,
             calibration: self.calibration.as_ref(),
             held: Some(self.memory.held),
+            rate: planner::rate(&self.plan, CATALOGUE.mechanisms),
         }
     }
 
@@ -286,8 +288,10 @@ impl Decided {
         let path = asked.image();
         let step = ui.step("Lay out", repo::shown(&path));
         let progress = |done: u64, total: u64| step.note(&format!("{} of {}", Bytes(done), Bytes(total)));
-        let image =
-            harness::image::ensure(&asked.model, &recipe, &path, &progress).or_exit(Exit::Internal)?;
+        let tokenizer = tokenizer::pack(asked.model.folder.join("tokenizer.json")).or_exit(Exit::Spec)?;
+        let files = [("tokenizer", &*tokenizer)];
+        let image = harness::image::ensure(&asked.model, &recipe, &files, &path, &progress);
+        let image = image.or_exit(Exit::Internal)?;
         step.done();
         let what = match image {
             Image::Stands => "holds what it should",

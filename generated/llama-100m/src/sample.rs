@@ -30,6 +30,9 @@ impl Sampler {
     /// The next token of a sequence, given the logits (VOCAB) of its last one.
     pub fn choose(&mut self, logits: &[f32], sequence: &Sequence) -> u32 {
         let sampling = &sequence.request.sampling;
+        if sampling.temperature == 0.0 && !is_bent(sequence) {
+            return argmax(logits);
+        }
         self.bent.copy_from_slice(logits);
         self.bend(sequence);
         if sampling.temperature == 0.0 {
@@ -142,6 +145,16 @@ impl Sampler {
         // Rounding may leave a crumb beyond the last candidate.
         self.candidates.last().copied().unwrap_or(0)
     }
+}
+
+/// Whether anything changes the logits before a token is chosen.
+fn is_bent(sequence: &Sequence) -> bool {
+    let sampling = &sequence.request.sampling;
+    !sampling.logit_bias.is_empty()
+        || sequence.n_generated() < sampling.min_tokens
+        || sampling.repetition_penalty != 1.0
+        || sampling.presence_penalty != 0.0
+        || sampling.frequency_penalty != 0.0
 }
 
 /// The order of tokens by their weights, the heaviest first; the lower id where they weigh the same.

@@ -1,6 +1,6 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use anyhow::anyhow;
 use axum::{
@@ -43,14 +43,14 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "f9beea6e8c7f19b005fdac045d88f9130e976093dcfd64707b6b4cbe09c7ebae",
-    plan_digest: "65ac048f5b74ff38a6adb91b0e7b6d00656466f761edfa1056fc3e10a00c2c2e",
+    plan_digest: "448c397d2c278dbce92d0842aed16b383a9c8c65e8f3c5136d3a27ec6f38855e",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };
 
 /// The image that this binary reads: of these weights, laid out for these kernels.
 const IMAGE: Expected = Expected {
     weights: BUILD.weights_digest,
-    recipe: "64e083e47751e3496476f3c99e89309d8d1f83608ff88efb81d0fcd033f2d966",
+    recipe: "a9c74c92b9e8e4a633943f3482ec885535903fa2544fef74a4ff85fc7463326e",
 };
 
 /// What bounds a caller.
@@ -89,14 +89,15 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
     let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
     let image = Image::open(&args.weights, IMAGE)?;
-    let (tokenizer, model) = read(&image, &args.weights)?;
+    image.populate(N_THREADS);
+    let model = Model::open(&image)?;
     let state = State::new(Service {
         model: NAME,
         build: BUILD,
         limits: LIMITS,
         defaults: DEFAULTS,
         eos: EOS,
-        tokenizer,
+        tokenizer: Tokenizer::of_image(&image)?,
         template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
         outbox,
         metrics: Arc::clone(&metrics),
@@ -107,18 +108,6 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
-}
-
-/// What the image holds. The tokenizer takes longest, so the rest is made ready beside it.
-fn read(image: &Image, path: &Path) -> anyhow::Result<(Tokenizer, Model)> {
-    let file = image.file("tokenizer.json")?;
-    thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::parse(file, path));
-        image.populate(N_THREADS);
-        let model = Model::open(image)?;
-        let tokenizer = tokenizer.join().map_err(|_| anyhow!("reading the tokenizer failed"))?;
-        Ok((tokenizer?, model))
-    })
 }
 
 /// The routes that exist.

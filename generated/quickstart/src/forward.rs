@@ -22,7 +22,8 @@ use crate::{
 
 /// The weights, what the running sequences have stored, and all memory that a step needs.
 pub struct Model {
-    pool: Pool,
+    /// The threads that compute.
+    pub pool: Pool,
     weights: Weights,
     rope: RopeTable,
     caches: Vec<LayerCache>,

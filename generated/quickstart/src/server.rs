@@ -1,6 +1,6 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use anyhow::anyhow;
 use axum::{
@@ -43,14 +43,14 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "572ff689db798457bc50f80fdbdfe44800af0dab129786f413184e29bc72a1c9",
-    plan_digest: "dc6b38d2cc9c7ec371011a8d3c7aa8480a7caae4b9ce2818cca12363a2511ed1",
+    plan_digest: "a68ac5feb6dfc598887d0be7baf707b1682dda398d4605b5b0f1dca89677fedb",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 
 /// The image that this binary reads: of these weights, laid out for these kernels.
 const IMAGE: Expected = Expected {
     weights: BUILD.weights_digest,
-    recipe: "27309b8598183572f59b4dfcb9c27de2f5bbae5f7caa069d85162c84e126cd0c",
+    recipe: "a02dca45cceb0c73d7b2486b46a95c8942614b1db2e6f117c5fcc80044cf7891",
 };
 
 /// What bounds a caller.
@@ -89,14 +89,15 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
     let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
     let image = Image::open(&args.weights, IMAGE)?;
-    let (tokenizer, model) = read(&image, &args.weights)?;
+    image.populate(N_THREADS);
+    let model = Model::open(&image)?;
     let state = State::new(Service {
         model: NAME,
         build: BUILD,
         limits: LIMITS,
         defaults: DEFAULTS,
         eos: EOS,
-        tokenizer,
+        tokenizer: Tokenizer::of_image(&image)?,
         template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
         outbox,
         metrics: Arc::clone(&metrics),
@@ -107,18 +108,6 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
-}
-
-/// What the image holds. The tokenizer takes longest, so the rest is made ready beside it.
-fn read(image: &Image, path: &Path) -> anyhow::Result<(Tokenizer, Model)> {
-    let file = image.file("tokenizer.json")?;
-    thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::parse(file, path));
-        image.populate(N_THREADS);
-        let model = Model::open(image)?;
-        let tokenizer = tokenizer.join().map_err(|_| anyhow!("reading the tokenizer failed"))?;
-        Ok((tokenizer?, model))
-    })
 }
 
 /// The routes that exist.

@@ -62,9 +62,9 @@ pub const N_BLOCKS: usize = 640;
 
 // ---- The step
 
-/// A step computes 128 positions at most: a median prompt of 128 in one or a few, and no one waits longer for a long
-/// one.
-pub const STEP_ROWS: usize = 128;
+/// A step computes 512 positions at most, which holds the 99th percentile of prompts, 480, whole: 2 threads at 857
+/// GFLOP/s take 2.114 ms for them, 14.3 times as long as to read the weights.
+pub const STEP_ROWS: usize = 512;
 
 /// Sequences in flight (`traffic.concurrency`); more wait in the queue.
 pub const MAX_SEQUENCES: usize = 8;

@@ -40,6 +40,8 @@ pub struct Engine {
 impl Engine {
     /// An idle engine. Nothing that it will need is asked of the system later.
     pub fn new(model: Model, inbox: Inbox, metrics: Arc<Metrics>) -> Self {
+        let herald = inbox.herald();
+        model.pool.set_errand(move || herald.tell());
         Self {
             inbox,
             running: Vec::with_capacity(MAX_SEQUENCES),
@@ -77,6 +79,8 @@ impl Engine {
         self.commit();
         self.choose();
         self.release();
+        // Clients are told of their tokens while the next step begins.
+        self.model.pool.send();
         self.metrics.kv_cache_usage.set(self.blocks.usage());
         self.metrics.step(started.elapsed(), self.batch.rows.len());
     }

@@ -1,7 +1,8 @@
 //! Who runs this step: every decoding sequence first, then as much of the waiting prompts as fits.
 //!
 //! Decoding and prefill share a step (Orca, Yu et al. 2022, section 3; chunked prefill as in Sarathi-Serve,
-//! Agrawal et al. 2024, section 4), so a long prompt delays the others by one bounded step, never by its length.
+//! Agrawal et al. 2024, section 4), so a long prompt delays the others by one bounded step, never by its length: those
+//! that decode have their row before it, and prompts that end within half of a step may pass it.
 
 use crate::{
     sequence::Sequence,
@@ -42,10 +43,22 @@ impl Batch {
                 self.take(idx, sequence, 1);
             }
         }
-        for (idx, sequence) in running.iter().enumerate() {
-            if sequence.n_pending() > 1 {
-                self.take(idx, sequence, sequence.n_pending().min(STEP_ROWS - self.rows.len()));
+        let n_free = STEP_ROWS - self.rows.len();
+        let mut prompts =
+            running.iter().enumerate().filter(|(_, sequence)| sequence.n_pending() > 1).peekable();
+        // The oldest prompt, where it takes more steps than this one, lets those pass that end within half of what is
+        // left.
+        let split = prompts.next_if(|(_, sequence)| sequence.n_pending() > n_free);
+        let mut n_left = if split.is_some() { n_free / 2 } else { n_free };
+        for (idx, sequence) in prompts {
+            let n = sequence.n_pending().min(n_left);
+            if n == sequence.n_pending() || split.is_none() {
+                self.take(idx, sequence, n);
+                n_left -= n;
             }
+        }
+        if let Some((idx, sequence)) = split {
+            self.take(idx, sequence, STEP_ROWS - self.rows.len());
         }
     }
 

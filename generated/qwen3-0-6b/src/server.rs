@@ -1,6 +1,6 @@
 //! From the command line to a server: the routes that exist, what bounds their callers, and the engine behind them.
 
-use std::{net::TcpListener, path::Path, sync::Arc, thread, time::Duration};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use anyhow::anyhow;
 use axum::{
@@ -43,14 +43,14 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "093942e2203e78d90f99d26935e1f6348df849b9983955f037b394939b9de314",
-    plan_digest: "90292e791851eae9972b15b9cabe546be6d57ff2190096ea5c48adf13fbb0540",
+    plan_digest: "8978abb72a9b8fc226a1f4d86c62f2355e7e3bd7b7f440f16da04c94b32b945b",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };
 
 /// The image that this binary reads: of these weights, laid out for these kernels.
 const IMAGE: Expected = Expected {
     weights: BUILD.weights_digest,
-    recipe: "6030468d246710409ff6280b37ce332c4ab2e959a2fd30804c66bb4b0b6a308b",
+    recipe: "6f3acc4d11aa8b8bca534d49be38c8c8769540b812562f9a329ec3926d180622",
 };
 
 /// What bounds a caller.
@@ -89,14 +89,15 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     let bound = QueueBound { n_requests: MAX_QUEUED, n_prompt_tokens: MAX_QUEUED_TOKENS };
     let (outbox, inbox) = queue(bound, Arc::clone(&metrics));
     let image = Image::open(&args.weights, IMAGE)?;
-    let (tokenizer, model) = read(&image, &args.weights)?;
+    image.populate(N_THREADS);
+    let model = Model::open(&image)?;
     let state = State::new(Service {
         model: NAME,
         build: BUILD,
         limits: LIMITS,
         defaults: DEFAULTS,
         eos: EOS,
-        tokenizer,
+        tokenizer: Tokenizer::of_image(&image)?,
         template: Some(ChatTemplate::new(CHAT_TEMPLATE, "", "<|im_end|>")?),
         outbox,
         metrics: Arc::clone(&metrics),
@@ -107,18 +108,6 @@ pub fn open(args: &Args) -> anyhow::Result<Front> {
     thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES).spawn(move || engine.run())?;
     state.set_ready();
     Ok(Front::new(listener, routes(), state)?)
-}
-
-/// What the image holds. The tokenizer takes longest, so the rest is made ready beside it.
-fn read(image: &Image, path: &Path) -> anyhow::Result<(Tokenizer, Model)> {
-    let file = image.file("tokenizer.json")?;
-    thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::parse(file, path));
-        image.populate(N_THREADS);
-        let model = Model::open(image)?;
-        let tokenizer = tokenizer.join().map_err(|_| anyhow!("reading the tokenizer failed"))?;
-        Ok((tokenizer?, model))
-    })
 }
 
 /// The routes that exist.

@@ -15,8 +15,8 @@ use synth::model::{Model, ModelErrors, TensorFact};
 use crate::checkpoint::load;
 use crate::quantise::{INT4, INT8};
 
-/// Files of the model folder that a server needs beside its weights.
-const FILES: [&str; 1] = ["tokenizer.json"];
+/// What an image holds beside its tensors: names and bytes.
+pub type Files<'a> = &'a [(&'a str, &'a [u8])];
 
 /// Most bytes of a tensor that are made at a time.
 const BAND_BYTES: usize = 16 << 20;
@@ -58,7 +58,7 @@ pub enum Image {
     Made,
 }
 
-/// Sees to it that `path` holds the image of `model` by `recipe`: reads what is there to its last byte, and makes it anew
+/// Sees to it that `path` holds the image of `model` by `recipe`, with `files` at its end: reads what is there to its last byte, and makes it anew
 /// unless all of it is as it should be. `progress` is told how far it is, in bytes.
 ///
 /// # Errors
@@ -66,6 +66,7 @@ pub enum Image {
 pub fn ensure(
     model: &Model,
     recipe: &Recipe,
+    files: Files<'_>,
     path: &Path,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Image, ImageError> {
@@ -73,12 +74,13 @@ pub fn ensure(
     let stands = read_header(path).is_some_and(|(header, start)| {
         header.weights == *weights
             && header.recipe == recipe.digest()
+            && files.iter().all(|(name, bytes)| holds(path, &header, start, name, bytes))
             && content(path, start).is_ok_and(|content| content == header.content)
     });
     if stands {
         return Ok(Image::Stands);
     }
-    write(model, recipe, path, progress)?;
+    write(model, recipe, files, path, progress)?;
     Ok(Image::Made)
 }
 
@@ -94,6 +96,15 @@ pub fn is_whole(path: &Path) -> bool {
 pub fn begin(path: &Path, tensor: &str) -> Option<u64> {
     let (header, start) = read_header(path)?;
     header.entries.iter().find(|entry| entry.name == tensor).map(|entry| start + entry.offset)
+}
+
+/// Whether an image holds these bytes under this name.
+fn holds(path: &Path, header: &Header, start: u64, name: &str, bytes: &[u8]) -> bool {
+    let is_named = |entry: &&Entry| entry.name == name && entry.len == bytes.len() as u64;
+    let Some(entry) = header.entries.iter().find(is_named) else { return false };
+    let mut found = vec![0; bytes.len()];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut found, start + entry.offset));
+    read.is_ok() && found == bytes
 }
 
 /// The header of an image and where what follows it begins, if the file begins like one.
@@ -127,18 +138,19 @@ fn content(path: &Path, start: u64) -> io::Result<String> {
 }
 
 /// Writes the image beside its place, then puts it there: what reads the old one goes on reading it.
-fn write(model: &Model, recipe: &Recipe, path: &Path, progress: &dyn Fn(u64, u64)) -> Result<(), ImageError> {
+fn write(
+    model: &Model,
+    recipe: &Recipe,
+    files: Files<'_>,
+    path: &Path,
+    progress: &dyn Fn(u64, u64),
+) -> Result<(), ImageError> {
     let file_error = |path: &Path| {
         let path = path.to_owned();
         move |source| ImageError::File { path, source }
     };
     let checkpoint = Checkpoint::open(model)?;
-    let mut files = Vec::new();
-    for name in FILES {
-        let path = model.folder.join(name);
-        files.push((name, fs::read(&path).map_err(file_error(&path))?));
-    }
-    let mut header = header(model, recipe, &files)?;
+    let mut header = header(model, recipe, files)?;
     let total = header.entries.last().map_or(0, |entry| entry.offset + entry.len);
     let partial = path.with_extension("partial");
     if let Some(folder) = path.parent() {
@@ -199,7 +211,7 @@ impl Hashed {
 }
 
 /// The header with everything but the hash of the content, in whose place stand as many zeros.
-fn header(model: &Model, recipe: &Recipe, files: &[(&str, Vec<u8>)]) -> Result<Header, ImageError> {
+fn header(model: &Model, recipe: &Recipe, files: Files<'_>) -> Result<Header, ImageError> {
     let mut at = 0;
     let mut entry = |name: &str, layout, rows, cols, len: usize| {
         let offset = at;

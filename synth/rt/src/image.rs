@@ -20,7 +20,7 @@ use memmap2::{Advice, Mmap};
 use serde::Deserialize;
 
 /// Begins every image: its kind, and the version of the layout that this library reads.
-const MAGIC: [u8; 8] = *b"SAVILE\x00\x01";
+const MAGIC: [u8; 8] = *b"SAVILE\x00\x02";
 /// Most bytes of a header: the largest models have some thousand tensors.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// What follows the header, and every tensor in it, begins at a multiple of this: the size of a page.
@@ -214,14 +214,20 @@ impl Image {
         Ok(bytemuck::cast_slice(&self.map[bytes]).to_vec())
     }
 
-    /// A file of the model folder, as it was when the image was made.
+    /// Where something lies that is no tensor, and the map that it lies in.
     ///
     /// # Errors
-    /// When the image has no such file.
-    pub fn file(&self, name: &str) -> Result<&[u8], ImageError> {
+    /// When the image has nothing of this name.
+    pub fn file(&self, name: &str) -> Result<(Arc<Mmap>, Range<usize>), ImageError> {
         let entry = self.entry(name, "a file")?;
         let bytes = entry.layout.is_none().then(|| entry.bytes(self.content, self.map.len())).flatten();
-        bytes.map(|bytes| &self.map[bytes]).ok_or_else(|| self.mismatch(name, "a file", entry.describe()))
+        let bytes = bytes.ok_or_else(|| self.mismatch(name, "a file", entry.describe()))?;
+        Ok((self.map.clone(), bytes))
+    }
+
+    /// The image holds something, and it is not what was written.
+    pub(crate) fn malformed(&self, reason: &str) -> ImageError {
+        ImageError::Malformed { file: self.path.clone(), reason: reason.to_owned() }
     }
 
     fn entry(&self, name: &str, expected: &str) -> Result<&Entry, ImageError> {

@@ -6,6 +6,9 @@
 //!
 //! A region is a number of tasks, each taken by whichever thread is free. Nobody waits for a worker that has not come:
 //! where other processes want the cores too, a worker may be away for milliseconds, and the others do its tasks.
+//!
+//! Between regions a worker has nothing to do while the caller does what only one thread can. An *errand* is for it then:
+//! system calls that the caller must not wait for.
 
 use std::{
     any::Any,
@@ -14,7 +17,7 @@ use std::{
     ops::Range,
     panic::{self, AssertUnwindSafe},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
@@ -64,9 +67,17 @@ struct Shared {
     /// The caller's thread while it is parked at the end of a region.
     caller: Mutex<Option<Thread>>,
     caller_parked: AtomicBool,
-    /// The first panic of a worker in this region.
+    /// The first panic of a worker in this region, and whether there was one.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    has_panicked: AtomicBool,
+    /// What a worker does between regions when it is asked to.
+    errand: OnceLock<Errand>,
+    /// Spun upon like the gate, so it is alone in its cache line too.
+    is_errand_due: Line<AtomicBool>,
 }
+
+/// Done by any thread.
+type Errand = Box<dyn Fn() + Send + Sync>;
 
 /// One worker inside; the bits below [`OPEN`] count them.
 const WORKER: u64 = 1;
@@ -130,6 +141,9 @@ impl Pool {
             caller: Mutex::new(None),
             caller_parked: AtomicBool::new(false),
             panic: Mutex::new(None),
+            has_panicked: AtomicBool::new(false),
+            errand: OnceLock::new(),
+            is_errand_due: Line(AtomicBool::new(false)),
         });
         let workers = (1..=n_workers)
             .map_while(|thread| {
@@ -174,10 +188,29 @@ impl Pool {
         self.open(Region { job: Some(job), n_tasks });
         let own = panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(n_tasks, |task| f(0, task))));
         shared.close();
-        let theirs = lock(&shared.panic).take();
+        // Nobody who looked for it while the region ran may have found the time.
+        shared.run_errand();
+        let theirs = shared.has_panicked.load(Ordering::Relaxed).then(|| shared.take_panic()).flatten();
         shared.entered.store(false, Ordering::Release);
         if let Some(payload) = own.err().or(theirs) {
             panic::resume_unwind(payload);
+        }
+    }
+
+    /// Sets what [`Pool::send`] has done; once.
+    pub fn set_errand(&self, errand: impl Fn() + Send + Sync + 'static) {
+        // It is set once, when a server is made.
+        let _ = self.shared.errand.set(Box::new(errand));
+    }
+
+    /// Has the errand done by a worker that waits for a region, without a system call of the caller's. Where all workers
+    /// have parked the caller does it; where they are away it is done after the next region.
+    pub fn send(&self) {
+        let shared = &*self.shared;
+        // SeqCst orders this before the loads of `parked`: a worker either sees it or has parked.
+        shared.is_errand_due.0.store(true, Ordering::SeqCst);
+        if shared.parked.iter().all(|parked| parked.0.load(Ordering::SeqCst)) {
+            shared.run_errand();
         }
     }
 
@@ -218,6 +251,27 @@ impl Shared {
             }
             f(task);
         }
+    }
+
+    /// What a worker panicked with.
+    fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.has_panicked.store(false, Ordering::Relaxed);
+        lock(&self.panic).take()
+    }
+
+    /// Does the errand if it is due.
+    fn run_errand(&self) {
+        if self.is_errand_due.0.load(Ordering::Relaxed)
+            && self.is_errand_due.0.swap(false, Ordering::AcqRel)
+            && let Some(errand) = self.errand.get()
+        {
+            errand();
+        }
+    }
+
+    /// Whether a worker that saw region `seen` has something to do.
+    fn is_called(&self, seen: u64) -> bool {
+        self.is_open_anew(seen) || self.is_errand_due.0.load(Ordering::SeqCst)
     }
 
     /// Whether a region is open that is not the one of number `seen`.
@@ -263,13 +317,16 @@ impl Shared {
 fn work(shared: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
-        if !spin_until(|| shared.is_open_anew(seen)) {
+        if !spin_until(|| shared.is_called(seen)) {
             let parked = &shared.parked[thread - 1].0;
             parked.store(true, Ordering::SeqCst);
-            while !shared.is_open_anew(seen) {
+            while !shared.is_called(seen) {
                 thread::park();
             }
             parked.store(false, Ordering::Relaxed);
+        }
+        if !shared.is_open_anew(seen) {
+            shared.run_errand();
         }
         // It may have closed meanwhile: the others were done.
         let Some(epoch) = shared.enter() else { continue };
@@ -283,6 +340,7 @@ fn work(shared: &Shared, thread: usize) {
             panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(n_tasks, |task| job(thread, task))));
         if let Err(payload) = done {
             lock(&shared.panic).get_or_insert(payload);
+            shared.has_panicked.store(true, Ordering::Relaxed);
         }
         shared.leave();
     }

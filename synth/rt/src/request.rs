@@ -2,7 +2,7 @@
 //!
 //! A [`Request`] is one choice of one prompt, in tokens. The HTTP side submits those of one call together through
 //! the [`Outbox`]; the engine takes each from the [`Inbox`] when it can admit it, polls [`Cancelled`] each step,
-//! and answers through the request's [`EventSender`]. Text, stop strings and JSON stay on the HTTP side, which
+//! and answers through the request's [`EventSender`], of which [`Herald`] tells the HTTP side once a step. Text, stop strings and JSON stay on the HTTP side, which
 //! reads the events of all choices of a call from one [`Events`].
 
 use std::{
@@ -13,11 +13,12 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-
 use crate::metrics::Metrics;
 
+mod answers;
 mod queue;
+pub use answers::Herald;
+use answers::{Answers, Reader};
 pub use queue::{Inbox, Outbox, QueueBound, Refused, queue};
 
 /// One choice of one prompt.
@@ -165,8 +166,7 @@ impl Cancelled {
 
 /// The engine's end of a request. It keeps the request's latency metrics as events pass, so the engine does not.
 pub struct EventSender {
-    /// Unbounded, and yet bounded by construction: a request sends at most `max_tokens` + 2 events.
-    sender: UnboundedSender<(usize, Event)>,
+    answers: Arc<Answers>,
     choice: usize,
     cancelled: Cancelled,
     metrics: Arc<Metrics>,
@@ -188,24 +188,25 @@ enum Stage {
 
 impl EventSender {
     fn new(
-        sender: UnboundedSender<(usize, Event)>,
+        answers: Arc<Answers>,
         choice: usize,
         cancelled: Cancelled,
         metrics: Arc<Metrics>,
         n_prompt: usize,
     ) -> Self {
         let (arrived, stage) = (Instant::now(), Stage::New);
-        EventSender { sender, choice, cancelled, metrics, n_prompt, n_tokens: 0, arrived, stage }
+        EventSender { answers, choice, cancelled, metrics, n_prompt, n_tokens: 0, arrived, stage }
     }
 
-    /// Sends one event. The client may be gone: then it is dropped, and [`Cancelled`] says so at the next poll.
+    /// Sends one event, which its reader sees at the next [`Herald::tell`], or at once if it is the last. The client may
+    /// be gone: then nobody reads it, and [`Cancelled`] says so at the next poll.
     pub fn send(&mut self, event: Event) {
         match &event {
             Event::Prompt { .. } => {}
             Event::Token { .. } => self.record_token(Instant::now()),
             Event::Done(finish) => self.record_end(*finish, Instant::now()),
         }
-        let _ = self.sender.send((self.choice, event));
+        self.answers.write(self.choice, event);
     }
 
     /// When the request arrived.
@@ -281,7 +282,7 @@ impl Drop for EventSender {
 
 /// The HTTP side's end of one call. Dropping it cancels all its requests.
 pub struct Events {
-    receiver: UnboundedReceiver<(usize, Event)>,
+    reader: Reader,
     cancelled: Vec<Cancelled>,
 }
 
@@ -290,7 +291,14 @@ impl Events {
     ///
     /// A choice that was not cancelled and yet ends as [`Finish::Aborted`] was lost by the engine.
     pub async fn recv(&mut self) -> Option<(usize, Event)> {
-        self.receiver.recv().await
+        self.reader.recv().await
+    }
+
+    /// The same for a thread that may wait.
+    #[cfg(test)]
+    pub(crate) fn blocking_recv(&mut self) -> Option<(usize, Event)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(self.recv())
     }
 
     /// Asks the engine to end one choice: the client has all of it that it asked for.

@@ -25,6 +25,10 @@ impl Drop for Folder {
     }
 }
 
+/// What else the images here hold.
+const FILE: &[u8] = b"a file";
+const FILES: Files<'static> = &[("file", FILE)];
+
 fn model() -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/quickstart");
     Model::read(&folder).expect("the fixture is sound")
@@ -61,7 +65,7 @@ fn element(bytes: &[u8], n_cols: usize, (row, k): (usize, usize)) -> f32 {
 fn every_weight_is_where_the_layout_says() {
     let (folder, model) = (Folder::new("place"), model());
     let recipe = recipe(&model, Layout::Bf16Panels);
-    assert_eq!(ensure(&model, &recipe, &folder.image(), &|_, _| ()).expect("made"), Image::Made);
+    assert_eq!(ensure(&model, &recipe, FILES, &folder.image(), &|_, _| ()).expect("made"), Image::Made);
     let bytes = fs::read(folder.image()).expect("it is there");
     let checkpoint = Checkpoint::open(&model).expect("the fixture is sound");
     for (tensor, name) in recipe.tensors[..2].iter().zip(["embed", "gate_up"]) {
@@ -78,19 +82,23 @@ fn every_weight_is_where_the_layout_says() {
             }
         }
     }
-    let file = begin(&folder.image(), "tokenizer.json").expect("it has the file") as usize;
-    let tokenizer = fs::read(model.folder.join("tokenizer.json")).expect("the fixture has it");
-    assert_eq!(bytes[file..file + tokenizer.len()], tokenizer);
+    let file = begin(&folder.image(), "file").expect("it has the file") as usize;
+    assert_eq!(bytes[file..], *FILE);
 }
 
 #[test]
 fn a_stale_image_is_made_anew_and_a_sound_one_is_left_alone() {
     let (folder, model) = (Folder::new("stale"), model());
     let path = folder.image();
-    let ensure = |layout| ensure(&model, &recipe(&model, layout), &path, &|_, _| ()).expect("it can be made");
+    let ensure_with = |layout, files| {
+        ensure(&model, &recipe(&model, layout), files, &path, &|_, _| ()).expect("it can be made")
+    };
+    let ensure = |layout| ensure_with(layout, FILES);
     assert_eq!(ensure(Layout::Bf16Panels), Image::Made);
     let first = fs::read(&path).expect("it is there");
     assert_eq!(ensure(Layout::Bf16Panels), Image::Stands);
+    assert_eq!(ensure_with(Layout::Bf16Panels, &[("file", b"another")]), Image::Made);
+    assert_eq!(ensure(Layout::Bf16Panels), Image::Made);
     assert!(is_whole(&path));
     for at in [3, 40, first.len() / 2, first.len() - 1] {
         let mut broken = first.clone();
@@ -110,7 +118,8 @@ fn a_stale_image_is_made_anew_and_a_sound_one_is_left_alone() {
 fn a_tensor_that_is_not_there_is_named() {
     let (folder, model) = (Folder::new("missing"), model());
     let recipe = Recipe { tensors: vec![Tensor::vector("x", "model.no.such", 4)] };
-    let error = ensure(&model, &recipe, &folder.image(), &|_, _| ()).expect_err("there is none").to_string();
+    let error =
+        ensure(&model, &recipe, FILES, &folder.image(), &|_, _| ()).expect_err("there is none").to_string();
     assert!(error.contains("model.no.such"), "{error}");
     assert!(!folder.image().exists(), "half an image is none");
 }

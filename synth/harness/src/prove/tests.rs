@@ -28,7 +28,7 @@ fn workload(folder: &Path) -> Workload {
 /// A whole image of the model, though of no tensors: the stand-in reads the model folder.
 fn image(model: &Model) -> PathBuf {
     let path = std::env::temp_dir().join(format!("savile-{}-stand-in.weights", std::process::id()));
-    crate::image::ensure(model, &Recipe::default(), &path, &|_, _| ()).expect("it can be written");
+    crate::image::ensure(model, &Recipe::default(), &[], &path, &|_, _| ()).expect("it can be written");
     path
 }
 

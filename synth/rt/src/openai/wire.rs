@@ -193,16 +193,12 @@ impl Names {
         if self.by_id {
             format!("token_id:{id}")
         } else {
-            String::from_utf8_lossy(self.tokenizer.piece(id)).into_owned()
+            String::from_utf8_lossy(&self.tokenizer.piece(id)).into_owned()
         }
     }
 
     fn named(&self, id: u32, logprob: f32) -> NamedToken {
-        NamedToken {
-            token: self.name(id),
-            logprob: finite(logprob),
-            bytes: self.tokenizer.piece(id).to_vec(),
-        }
+        NamedToken { token: self.name(id), logprob: finite(logprob), bytes: self.tokenizer.piece(id) }
     }
 
     /// In the shape of a chat answer.
@@ -221,7 +217,7 @@ impl Names {
         let mut lists = TextLogprobs::default();
         for Scored { id, logprobs } in tokens {
             lists.text_offset.push(*offset);
-            *offset += String::from_utf8_lossy(self.tokenizer.piece(*id)).chars().count();
+            *offset += String::from_utf8_lossy(&self.tokenizer.piece(*id)).chars().count();
             lists.tokens.push(self.name(*id));
             lists.token_logprobs.push(logprobs.as_ref().map(|logprobs| finite(logprobs.logprob)));
             lists.top_logprobs.push(logprobs.as_ref().map(|logprobs| self.alternatives(*id, logprobs)));

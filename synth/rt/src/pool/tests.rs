@@ -181,3 +181,31 @@ fn dropping_joins_spinning_and_parked_workers() {
         assert!(start.elapsed() < Duration::from_secs(5));
     }
 }
+
+#[test]
+fn an_errand_is_done_whoever_has_time() {
+    for n_threads in [1, 2, 4] {
+        let n_done = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::new(n_threads);
+        let counter = n_done.clone();
+        pool.set_errand(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        for round in 1..=300 {
+            pool.send();
+            // Between regions, while workers spin, and after they have parked.
+            match round % 3 {
+                0 => pool.run(4, |_, _| ()),
+                1 => {}
+                _ if round % 50 == 2 => thread::sleep(Duration::from_millis(2)),
+                _ => thread::yield_now(),
+            }
+            let asked = Instant::now();
+            while n_done.load(Ordering::Relaxed) < round {
+                assert!(asked.elapsed() < Duration::from_secs(10), "{n_threads} threads, round {round}");
+                thread::yield_now();
+            }
+            assert_eq!(n_done.load(Ordering::Relaxed), round, "once");
+        }
+    }
+}

@@ -9,11 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::unbounded_channel;
-
 use crate::{
     metrics::Metrics,
-    request::{Cancelled, Event, EventSender, Events, Finish, Request, Sampling},
+    request::{Answers, Cancelled, Event, EventSender, Events, Finish, Herald, Reader, Request, Sampling},
 };
 
 /// The retry hint of a queue that has not yet served a request.
@@ -58,6 +56,7 @@ pub fn queue(bound: QueueBound, metrics: Arc<Metrics>) -> (Outbox, Inbox) {
     let shared = Arc::new(Shared {
         bound,
         metrics,
+        herald: Arc::default(),
         next_id: AtomicU64::new(1),
         state: Mutex::new(state),
         arrival: Condvar::new(),
@@ -68,6 +67,7 @@ pub fn queue(bound: QueueBound, metrics: Arc<Metrics>) -> (Outbox, Inbox) {
 struct Shared {
     bound: QueueBound,
     metrics: Arc<Metrics>,
+    herald: Arc<Herald>,
     next_id: AtomicU64,
     state: Mutex<State>,
     arrival: Condvar,
@@ -125,8 +125,9 @@ impl State {
         self.waiting = kept;
     }
 
-    fn take(&mut self) -> Option<Request> {
+    fn take(&mut self, herald: &Herald) -> Option<Request> {
         let mut request = self.pop()?;
+        herald.attend(request.events.answers.clone());
         let now = Instant::now();
         if let Some(last) = self.last_taken {
             self.pace = (self.pace * 7 + (now - last)) / 8;
@@ -189,13 +190,13 @@ impl Outbox {
     }
 
     fn requests(&self, choices: Vec<(Arc<[u32]>, Sampling)>, cache_salt: u64) -> (Vec<Request>, Events) {
-        let (sender, receiver) = unbounded_channel();
+        let answers = Arc::new(Answers::new(choices.iter().map(|(_, sampling)| sampling)));
         let cancelled: Vec<Cancelled> = choices.iter().map(|_| Cancelled::default()).collect();
         let requests = choices.into_iter().zip(&cancelled).enumerate().map(
             |(choice, ((prompt, sampling), cancelled))| {
                 let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
                 let events = EventSender::new(
-                    sender.clone(),
+                    answers.clone(),
                     choice,
                     cancelled.clone(),
                     self.shared.metrics.clone(),
@@ -204,7 +205,7 @@ impl Outbox {
                 Request { id, prompt, sampling, cache_salt, events, cancelled: cancelled.clone() }
             },
         );
-        (requests.collect(), Events { receiver, cancelled })
+        (requests.collect(), Events { reader: Reader::new(answers.clone()), cancelled })
     }
 
     /// Whether the engine's thread has ended, so that nothing will be served again.
@@ -239,6 +240,11 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// Who tells the clients of the requests that were taken that there are new tokens.
+    pub fn herald(&self) -> Arc<Herald> {
+        self.shared.herald.clone()
+    }
+
     /// The oldest request, if one waits.
     pub fn try_recv(&self) -> Option<Request> {
         self.try_recv_if(|_| true)
@@ -249,9 +255,14 @@ impl Inbox {
     ///
     /// A request stays in the queue, and counts against its bound, until it is admitted.
     pub fn try_recv_if(&self, admits: impl FnOnce(&Request) -> bool) -> Option<Request> {
+        // Asked at every step, so the lock is left alone while nothing waits; what comes just now is seen at the next one.
+        if self.shared.metrics.requests_waiting.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let mut state = self.shared.lock();
         state.drop_cancelled_head();
-        let request = if state.waiting.front().is_some_and(admits) { state.take() } else { None };
+        let is_admitted = state.waiting.front().is_some_and(admits);
+        let request = if is_admitted { state.take(&self.shared.herald) } else { None };
         self.shared.publish(&state);
         request
     }
@@ -261,7 +272,7 @@ impl Inbox {
         let mut state = self.shared.lock();
         loop {
             state.drop_cancelled_head();
-            let request = state.take();
+            let request = state.take(&self.shared.herald);
             self.shared.publish(&state);
             if request.is_some() || state.n_outboxes == 0 {
                 return request;

@@ -118,8 +118,8 @@ fn an_idle_engine_sleeps_until_work_comes_and_ends_with_the_last_outbox() {
     for outbox in [&outbox, &second] {
         thread::sleep(Duration::from_millis(5));
         let mut call = submit(outbox, 1, 1).expect("room");
-        assert_eq!(call.receiver.blocking_recv(), Some((0, Event::Done(Finish::Stop))));
-        assert_eq!(call.receiver.blocking_recv(), None);
+        assert_eq!(call.blocking_recv(), Some((0, Event::Done(Finish::Stop))));
+        assert_eq!(call.blocking_recv(), None);
     }
     drop(outbox);
     drop(second);
@@ -131,7 +131,7 @@ fn a_stopped_engine_is_seen_by_waiting_and_new_requests() {
     let (outbox, inbox, metrics) = bounded(2, 10);
     let mut first = submit(&outbox, 1, 1).expect("room");
     drop(inbox);
-    assert_eq!(first.receiver.blocking_recv(), Some((0, Event::Done(Finish::Aborted))));
+    assert_eq!(first.blocking_recv(), Some((0, Event::Done(Finish::Aborted))));
     assert_eq!(submit(&outbox, 1, 1).err(), Some(Refused::Stopped));
     assert_eq!(metrics.requests_waiting.load(Ordering::Relaxed), 0);
 }
@@ -159,6 +159,6 @@ fn events_keep_the_metrics() {
     ] {
         assert!(page.contains(&format!("vllm:{name}_count{{model_name=\"m\"}} {count}\n")), "{page}");
     }
-    let n_events = std::iter::from_fn(|| call.receiver.blocking_recv()).count();
+    let n_events = std::iter::from_fn(|| call.blocking_recv()).count();
     assert_eq!(n_events, 5);
 }

@@ -278,6 +278,7 @@ impl Engine {
             thread::sleep(self.step);
             metrics.step(self.step, running.len());
             running.retain_mut(|(request, n_tokens)| self.advance(request, n_tokens));
+            self.inbox.herald().tell();
         }
     }
 

@@ -36,6 +36,10 @@ fn made(name: &str, json: &Value) -> Result<Tokenizer, TokenizerError> {
 
 /// A SentencePiece-style tokenizer: `▁` for space, all bytes, and a few words.
 fn sentencepiece() -> Tokenizer {
+    made("sentencepiece", &sentencepiece_json()).expect("well-formed")
+}
+
+fn sentencepiece_json() -> Value {
     let mut words: Vec<String> = vec!["<unk>".into(), "<s>".into(), "</s>".into()];
     words.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
     words.extend(["▁", "a", "b", "▁a", "▁ab", "é"].map(String::from));
@@ -45,9 +49,7 @@ fn sentencepiece() -> Tokenizer {
         serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})
     };
-    made(
-        "sentencepiece",
-        &serde_json::json!({
+    serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null,
             "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
             "normalizer": {"type": "Sequence", "normalizers": [
@@ -59,9 +61,135 @@ fn sentencepiece() -> Tokenizer {
             "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
                 "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
                 "vocab": vocab, "merges": ["▁ a", "▁a b"]}
-        }),
-    )
-    .expect("well-formed")
+    })
+}
+
+/// SplitMix64.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// A text of words, signs, special tokens and characters that no vocabulary has.
+fn some_text(state: &mut u64) -> String {
+    const PARTS: [&str; 24] = [
+        "the",
+        " and",
+        "ing",
+        " ",
+        "  ",
+        "\n",
+        "a",
+        "b",
+        "ab",
+        "tokeniser",
+        " 1234",
+        "é",
+        "e\u{301}",
+        "世界",
+        "🙂",
+        "\u{0}",
+        "'s",
+        "—",
+        "<|im_end|>",
+        "</s>",
+        "<unk>",
+        "▁",
+        "\t",
+        "Ünïcödé",
+    ];
+    let n = random(state) % 30;
+    let part = |state: &mut u64| match random(state) % 8 {
+        0 => char::from_u32(random(state) as u32 % 0x3000).unwrap_or('x').to_string(),
+        _ => PARTS[random(state) as usize % PARTS.len()].to_owned(),
+    };
+    (0..n).map(|_| part(state)).collect()
+}
+
+/// The library's own tokens for a text.
+fn theirs(hub: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Vec<u32> {
+    hub.encode_fast(text, add_special).expect("encodes").get_ids().to_vec()
+}
+
+#[test]
+fn any_text_becomes_the_librarys_tokens() {
+    let mut state = 1;
+    for variant in VARIANTS {
+        let path = fixtures().join("models").join(variant).join("tokenizer.json");
+        let mut hub = tokenizers::Tokenizer::from_file(&path).expect("well-formed");
+        hub.with_padding(None).with_truncation(None).expect("it can be unset");
+        let tokenizer = Tokenizer::open(&path).expect("well-formed");
+        assert_eq!(tokenizer.n_ids(), hub.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1));
+        for id in 0..tokenizer.n_ids() as u32 + 2 {
+            assert_eq!(tokenizer.0.hub.id_to_token(id), hub.id_to_token(id), "{variant}: {id}");
+        }
+        for _ in 0..400 {
+            let (text, add_special) = (some_text(&mut state), random(&mut state) % 2 == 0);
+            let ids = tokenizer.encode(&text, add_special).expect("encodes");
+            assert_eq!(ids, theirs(&hub, &text, add_special), "{variant}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn every_rule_for_what_is_unknown_is_the_librarys() {
+    let mut state = 2;
+    for (unknown, fuse, fallback, ignore) in [
+        ("\"<unk>\"", true, true, false),
+        ("\"<unk>\"", true, false, false),
+        ("\"<unk>\"", false, false, true),
+        ("null", false, false, false),
+        ("null", false, true, true),
+    ] {
+        let mut json = sentencepiece_json();
+        json["model"]["unk_token"] = serde_json::from_str(unknown).expect("JSON");
+        json["model"]["fuse_unk"] = fuse.into();
+        json["model"]["byte_fallback"] = fallback.into();
+        json["model"]["ignore_merges"] = ignore.into();
+        // Some bytes have no token, so that falling back to them fails for some characters.
+        if fallback {
+            json["model"]["vocab"].as_object_mut().expect("a map").remove("<0xB8>");
+        }
+        let hub = tokenizers::Tokenizer::from_bytes(json.to_string()).expect("well-formed");
+        let tokenizer = made("rules", &json).expect("well-formed");
+        for _ in 0..400 {
+            let text = some_text(&mut state);
+            let ids = tokenizer.encode(&text, false).expect("encodes");
+            assert_eq!(ids, theirs(&hub, &text, false), "{unknown} {fuse} {fallback} {ignore}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn what_tables_cannot_hold_is_refused_by_name() {
+    for (key, value) in [("dropout", serde_json::json!(0.1)), ("end_of_word_suffix", "</w>".into())] {
+        let mut json = sentencepiece_json();
+        json["model"][key] = value;
+        if key == "end_of_word_suffix" {
+            json["model"]["merges"] = serde_json::json!([]);
+        }
+        let error = made(key, &json).err().expect("refused").to_string();
+        assert!(error.contains(&format!("model.{key}")), "{error}");
+    }
+}
+
+#[test]
+fn broken_tables_are_refused_or_answer_without_a_panic() {
+    let packed = pack(fixtures().join("models/llama/tokenizer.json")).expect("well-formed");
+    for len in [0, 3, 24, packed.len() / 2, packed.len() - 1] {
+        assert!(Tables::of_bytes(&packed[..len]).is_none(), "{len} bytes are no whole tables");
+    }
+    for step in 0..300 {
+        let mut broken = packed.clone();
+        let at = step * packed.len() / 300;
+        broken[at] ^= 1 << (step % 8);
+        if let Some(Ok(tokenizer)) = Tables::of_bytes(&broken).map(Tokenizer::of_tables) {
+            let ids = tokenizer.encode("some text, and more of it", true).unwrap_or_default();
+            tokenizer.decode(&ids);
+        }
+    }
 }
 
 #[test]
@@ -128,12 +256,14 @@ fn decoding_equals_the_librarys_for_any_ids() {
     };
     for variant in VARIANTS {
         let tokenizer = open(variant);
+        let path = fixtures().join("models").join(variant).join("tokenizer.json");
+        let hub = tokenizers::Tokenizer::from_file(path).expect("well-formed");
         let n_ids = tokenizer.n_ids() as u32 + 2;
         for _ in 0..300 {
             let ids: Vec<u32> = (0..random() % 24).map(|_| random() % n_ids).collect();
-            let theirs = tokenizer.0.hub.decode(&ids, true).expect("decodes");
+            let theirs = hub.decode(&ids, true).expect("decodes");
             assert_eq!(tokenizer.decode(&ids), theirs, "{variant}: {ids:?}");
-            let spelled = tokenizer.0.hub.decode(&ids, false).expect("decodes");
+            let spelled = hub.decode(&ids, false).expect("decodes");
             assert_eq!(tokenizer.decode_with_special(&ids), spelled, "{variant}: {ids:?}");
             stream_adds_up(&tokenizer, &ids);
         }
@@ -142,12 +272,8 @@ fn decoding_equals_the_librarys_for_any_ids() {
 
 /// The pieces of a stream add up to the whole, and no piece but the last was cut inside a character.
 fn stream_adds_up(tokenizer: &Tokenizer, ids: &[u32]) {
-    let whole: Vec<u8> = ids
-        .iter()
-        .filter(|&&id| !is_special(tokenizer, id))
-        .flat_map(|&id| tokenizer.piece(id))
-        .copied()
-        .collect();
+    let whole: Vec<u8> =
+        ids.iter().filter(|&&id| !is_special(tokenizer, id)).flat_map(|&id| tokenizer.piece(id)).collect();
     let mut stream = tokenizer.stream();
     let mut text = String::new();
     for &id in ids {
@@ -161,7 +287,7 @@ fn stream_adds_up(tokenizer: &Tokenizer, ids: &[u32]) {
 }
 
 fn is_special(tokenizer: &Tokenizer, id: u32) -> bool {
-    tokenizer.0.pieces.get(id as usize).is_some_and(|piece| piece.is_special)
+    tokenizer.special(id).is_some()
 }
 
 #[test]

@@ -178,6 +178,8 @@ fn what_tables_cannot_hold_is_refused_by_name() {
 #[test]
 fn broken_tables_are_refused_or_answer_without_a_panic() {
     let packed = pack(fixtures().join("models/llama/tokenizer.json")).expect("well-formed");
+    let again = pack(fixtures().join("models/llama/tokenizer.json")).expect("well-formed");
+    assert!(packed == again, "the same tables each time");
     for len in [0, 3, 24, packed.len() / 2, packed.len() - 1] {
         assert!(Tables::of_bytes(&packed[..len]).is_none(), "{len} bytes are no whole tables");
     }

@@ -139,6 +139,13 @@ fn rows(workload: &Workload, speed: &Speed) -> (usize, String) {
     .min(whole);
     let because = match (gap, ttft) {
         _ if rows == whole => format!("which holds the 99th percentile of prompts, {prompt}, whole"),
+        (Some((metric, bound)), _) if speed.step(rows) > longest => {
+            format!(
+                "the fewest that there are, as none keep {} of {}",
+                metric.name(),
+                shown(bound.as_secs_f64())
+            )
+        }
         (Some((metric, bound)), _) => {
             format!("the most within {} of {}", metric.name(), shown(bound.as_secs_f64()))
         }
@@ -164,5 +171,9 @@ fn bound(workload: &Workload, is_meant: impl Fn(Metric) -> bool) -> Option<(Metr
 
 /// Seconds as a person reads them.
 fn shown(seconds: f64) -> String {
-    if seconds >= 1.0 { format!("{seconds:.1} s") } else { format!("{:.3} ms", seconds * 1e3) }
+    match seconds {
+        1.0.. => format!("{seconds:.1} s"),
+        0.01.. => format!("{:.0} ms", seconds * 1e3),
+        _ => format!("{:.3} ms", seconds * 1e3),
+    }
 }

@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "093942e2203e78d90f99d26935e1f6348df849b9983955f037b394939b9de314",
-    plan_digest: "8978abb72a9b8fc226a1f4d86c62f2355e7e3bd7b7f440f16da04c94b32b945b",
+    plan_digest: "e85c3e1745e3187e64fc59f3a8a40fb7557d1268c58c8a64ee11f0449654205e",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };
 

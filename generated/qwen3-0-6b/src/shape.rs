@@ -63,7 +63,7 @@ pub const N_BLOCKS: usize = 640;
 // ---- The step
 
 /// A step computes 512 positions at most, which holds the 99th percentile of prompts, 480, whole: 2 threads at 857
-/// GFLOP/s take 526.221 ms for them, 14.1 times as long as to read the weights.
+/// GFLOP/s take 526 ms for them, 14.1 times as long as to read the weights.
 pub const STEP_ROWS: usize = 512;
 
 /// Sequences in flight (`traffic.concurrency`); more wait in the queue.

@@ -350,7 +350,9 @@ fn pack_hub(hub: &tokenizers::Tokenizer) -> Result<Vec<u8>, String> {
     let merges =
         merges.iter().map(|(left, right)| Some((id(left)?, id(right)?, id(&format!("{left}{right}"))?)));
     let merges: Option<Vec<_>> = merges.collect();
-    let tokens: Vec<_> = vocab.iter().map(|(text, id)| (*id, text.as_str())).collect();
+    let mut tokens: Vec<_> = vocab.iter().map(|(text, id)| (*id, text.as_str())).collect();
+    // The same tables each time, as an image is compared byte by byte.
+    tokens.sort_unstable();
     // A vocabulary has as many ids as there are rows of an embedding, and some to spare.
     if tokens.iter().any(|(id, _)| *id as usize >= MAX_IDS) {
         return Err(format!("model.vocab: an id is {MAX_IDS} or more"));

@@ -70,13 +70,16 @@ fn a_step_allocates_nothing_and_every_token_arrives() {
     pool.set_errand(move || herald.tell());
     let mut running: Vec<_> = (0..2).map(|_| inbox.try_recv().expect("it waits")).collect();
     let work = AtomicU64::new(0);
+    let some_work = |_: usize, task: usize| {
+        work.fetch_add(task as u64, Ordering::Relaxed);
+    };
     // Before it counts: what a thread's first use of the library takes.
-    pool.run(4, |_, task| drop(work.fetch_add(task as u64, Ordering::Relaxed)));
+    pool.run(4, some_work);
     let before = n_allocations();
     for step in 0..N_TOKENS {
         assert!(inbox.try_recv_if(|_| true).is_none());
         for _ in 0..8 {
-            pool.run(4, |_, task| drop(work.fetch_add(task as u64, Ordering::Relaxed)));
+            pool.run(4, some_work);
         }
         for (choice, request) in running.iter_mut().enumerate() {
             request.events.send(Event::Token { id: (2 * step + choice) as u32, logprobs: None });

@@ -3,7 +3,7 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
-    held::Format,
+    held::{Format, Held},
     mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
     target::Isa,
 };

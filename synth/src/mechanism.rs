@@ -12,7 +12,7 @@ use crate::{
     model::Model,
     plan::{Decision, Plan},
     target::Isa,
-    workload::Workload,
+    workload::{Precision, Workload},
 };
 
 /// Whole numbers that tune a mechanism, by name.
@@ -49,6 +49,10 @@ pub trait Mechanism: fmt::Debug + Sync {
     }
     /// How it holds weights with these knobs, on the axis of weights.
     fn holds(&self, _: &Knobs) -> Option<Held> {
+        None
+    }
+    /// The format it keeps keys and values in, on the axis of KV.
+    fn caches(&self) -> Option<Precision> {
         None
     }
     /// Whether this job wants it, with the estimate that says so.

@@ -25,7 +25,13 @@ pub struct Kernels {
     /// `matmul` over bf16 weights.
     pub matmul_bf16: &'static str,
     /// `attend`
-    pub attention: &'static str,
+    pub attend: &'static str,
+    /// `merge`
+    pub merge: &'static str,
+    /// `pair`, over keys and values in f32.
+    pub pair_f32: &'static str,
+    /// The same, in bf16.
+    pub pair_bf16: &'static str,
     /// `rms_norm`
     pub norm: &'static str,
     /// `rotate`
@@ -48,7 +54,10 @@ macro_rules! kernels {
             operand: include_str!(concat!("../kernels/cpu/", $operand)),
             matmul_f32: include_str!(concat!("../kernels/cpu/", $isa, "/matmul_f32.rs")),
             matmul_bf16: include_str!(concat!("../kernels/cpu/", $matmul_bf16)),
-            attention: include_str!(concat!("../kernels/cpu/", $isa, "/attention.rs")),
+            attend: include_str!(concat!("../kernels/cpu/", $isa, "/attend.rs")),
+            merge: include_str!(concat!("../kernels/cpu/", $isa, "/merge.rs")),
+            pair_f32: include_str!(concat!("../kernels/cpu/", $isa, "/pair_f32.rs")),
+            pair_bf16: include_str!(concat!("../kernels/cpu/", $isa, "/pair_bf16.rs")),
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
             activation: include_str!(concat!("../kernels/cpu/", $isa, "/activation.rs")),
@@ -60,10 +69,16 @@ pub(crate) use kernels;
 #[derive(Template)]
 #[template("kernels/cpu/mod.rs.tera")]
 struct KernelsFile {
-    window: bool,
+    pair: bool,
     terms: bool,
     tiles: bool,
     features: &'static [&'static str],
+}
+
+#[derive(Template)]
+#[template("kernels/cpu/attention.rs.tera")]
+struct AttentionFile {
+    window: bool,
 }
 
 impl Kernels {
@@ -77,21 +92,38 @@ impl Kernels {
                 return Err(EmitError::NoKernels { format, isa: site.job.isa });
             }
         };
+        // Tiles multiply bf16; all else is computed in f32, as which keys and values are read.
+        let (store, attend, pair) = match site.memory.kv {
+            Precision::F32 => (include_str!("cpu/store_f32.rs"), self.attend, Some(self.pair_f32)),
+            Precision::Bf16 if self.tiles => {
+                (include_str!("cpu/store_bf16.rs"), include_str!("cpu/amx/attend.rs"), None)
+            }
+            Precision::Bf16 => (include_str!("cpu/store_bf16.rs"), self.attend, Some(self.pair_bf16)),
+            format @ (Precision::Int8 | Precision::Int4) => {
+                return Err(EmitError::NoKernels { format, isa: site.job.isa });
+            }
+        };
         let driver = KernelsFile {
-            window: site.job.model.sliding_window.is_some(),
+            pair: pair.is_some(),
             terms: self.terms.is_some(),
             tiles: self.tiles,
             features: self.features,
         };
+        let attention = AttentionFile { window: site.job.model.sliding_window.is_some() };
         let mut parts = vec![
             Part::Rendered { path: "src/kernels/mod.rs", text: driver.render()? },
             Part::Source { path: "src/kernels/operand.rs", text: self.operand },
             Part::Source { path: "src/kernels/matmul.rs", text: matmul },
-            Part::Source { path: "src/kernels/attention.rs", text: self.attention },
+            Part::Rendered { path: "src/kernels/attention.rs", text: attention.render()? },
+            Part::Source { path: "src/kernels/strip.rs", text: include_str!("cpu/strip.rs") },
+            Part::Source { path: "src/kernels/store.rs", text: store },
+            Part::Source { path: "src/kernels/attend.rs", text: attend },
+            Part::Source { path: "src/kernels/merge.rs", text: self.merge },
             Part::Source { path: "src/kernels/norm.rs", text: self.norm },
             Part::Source { path: "src/kernels/rope.rs", text: self.rope },
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
         ];
+        parts.extend(pair.map(|text| Part::Source { path: "src/kernels/pair.rs", text }));
         parts.extend(self.terms.map(|Terms(terms, why)| Part::count("TERMS", terms, why)));
         if self.tiles {
             parts.push(Part::Source { path: "src/kernels/tiles.rs", text: include_str!("cpu/amx/tiles.rs") });

@@ -16,6 +16,7 @@ mod int4_weights;
 mod int8_weights;
 mod kernels;
 mod paged_kv;
+mod paged_kv_bf16;
 mod prefix_cache;
 mod rounded;
 mod sampling;
@@ -39,6 +40,7 @@ pub const CATALOGUE: Catalogue = Catalogue {
         &avx2_kernels::Avx2Kernels,
         &scalar_kernels::ScalarKernels,
         &paged_kv::PagedKv,
+        &paged_kv_bf16::PagedKvBf16,
         &continuous_batching::ContinuousBatching,
         &prefix_cache::PrefixCache,
         &sampling::Sampling,

@@ -86,8 +86,9 @@ impl Asked {
     fn emit(&self, plan: &Plan) -> Result<SourceTree, EmitError> {
         let knob = |axis, name: &str| plan.on(axis).map_or(1, |decision| decision.knobs[name] as usize);
         let held = planner::held(plan, CATALOGUE.mechanisms).expect("a plan holds weights");
+        let kv = planner::kv(plan, CATALOGUE.mechanisms).expect("a plan keeps keys and values");
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
-        let memory = feasibility::memory(&self.workload, &self.model, held, block, rows);
+        let memory = feasibility::memory(&self.workload, &self.model, held, kv, block, rows);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
         emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE)
     }
@@ -141,7 +142,7 @@ fn knobs_set_by_hand_are_those_of_the_crate() {
     let asked = Asked::read(&fixture("qwen3"), "", Isa::Avx2);
     let decided = asked.plan(None);
     for (axis, knob, constant, values) in
-        [(Axis::Kv, "block", "BLOCK", [8, 32]), (Axis::Schedule, "rows", "STEP_ROWS", [32, 1024])]
+        [(Axis::Kv, "block", "BLOCK", [32, 64]), (Axis::Schedule, "rows", "STEP_ROWS", [32, 1024])]
     {
         for value in values {
             let mut edited = decided.clone();
@@ -212,15 +213,15 @@ fn bounds_on_gaps_shorten_steps_and_bounds_on_the_first_token_lengthen_them() {
 fn a_reason_written_over_several_lines_stays_a_comment() {
     let asked = Asked::read(&fixture("qwen3"), "", Isa::Avx2);
     let mut edited = asked.plan(None);
-    set(&mut edited, Axis::Kv, "block", 8);
+    set(&mut edited, Axis::Kv, "block", 32);
     let decision = edited.decisions.get_mut(&Axis::Kv).expect("a plan decides every axis");
-    decision.reason = "Measured:\n\n  8 | 16 is a tie.\npub const EVIL: usize = 1; */ //\n".to_owned();
+    decision.reason = "Measured:\n\n  32 | 16 is a tie.\npub const EVIL: usize = 1; */ //\n".to_owned();
     let tree = asked.emit(&asked.plan(Some(&edited))).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(reading::check(&tree), []);
     let shape = tree.get("src/shape.rs").expect("every crate has its numbers");
-    assert!(shape.contains("/// Measured: 8 | 16 is a tie. pub const EVIL: usize = 1; */ //.\n"), "{shape}");
+    assert!(shape.contains("/// Measured: 32 | 16 is a tie. pub const EVIL: usize = 1; */ //.\n"), "{shape}");
     let readme = tree.get("README.md").expect("every crate has a README");
-    assert!(readme.contains(r"| Measured: 8 \| 16 is a tie."), "{readme}");
+    assert!(readme.contains(r"| Measured: 32 \| 16 is a tie."), "{readme}");
 }
 
 #[test]

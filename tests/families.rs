@@ -292,7 +292,7 @@ tolerance: { logprob_p99: 0.1, same_top: 0.97, kl_mean: 0.001 }
 }
 
 #[test]
-fn mistral_outside_the_repository_with_small_blocks_and_steps_decided_by_hand() {
+fn mistral_outside_the_repository_with_large_blocks_and_small_steps_decided_by_hand() {
     prove(&Row {
         name: "family-mistral-outside",
         model: Origin::Copied("mistral"),
@@ -305,7 +305,7 @@ traffic:
   output: { p50: 9, p99: 17, max: 51 }
 api: [chat]
 ",
-        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 8"), ("rows: 128", "rows: 32")],
+        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 64"), ("rows: 128", "rows: 32")],
     });
 }
 
@@ -328,9 +328,9 @@ api: [completions]
 }
 
 #[test]
-fn odd_sizes_in_blocks_of_three_on_any_processor() {
+fn odd_sizes_in_steps_of_three_on_any_processor() {
     prove(&Row {
-        name: "family-odd-blocks",
+        name: "family-odd-steps",
         model: Origin::Odd,
         spec: "\
 weights: bf16
@@ -343,7 +343,7 @@ traffic:
 api: [completions]
 tolerance: { logprob_p99: 0.2, same_top: 0.8, kl_mean: 0.02 }
 ",
-        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 3"), ("rows: 32", "rows: 3")],
+        by_hand: &[("by: rule", "by: user"), ("block: 16", "block: 32"), ("rows: 32", "rows: 3")],
     });
 }
 

@@ -7,8 +7,10 @@ mod amx;
 mod amx_int4;
 mod amx_int8;
 mod avx2;
+mod avx2_bf16;
 mod avx2_codes;
 mod avx512;
+mod avx512_bf16;
 mod avx512_codes;
 mod avx512_dot;
 #[path = "../templates/kernels/cpu/avx512/operand_int8.rs"]
@@ -20,14 +22,21 @@ mod operand_f32;
 #[path = "../templates/kernels/cpu/operand_int8.rs"]
 mod operand_int8;
 mod scalar;
+mod scalar_bf16;
 mod scalar_codes;
+#[path = "../templates/kernels/cpu/store_bf16.rs"]
+mod store_bf16;
+#[path = "../templates/kernels/cpu/store_f32.rs"]
+mod store_f32;
+#[path = "../templates/kernels/cpu/strip.rs"]
+mod strip;
 mod table;
 
 use std::ops::Range;
 
 use rt::image::PANEL;
 
-use table::{Attention, Product, isas};
+use table::{Attention, Past, Product, Spread, isas};
 
 /// Half a unit in the last place of an f32 around one.
 const HALF_ULP: f64 = 1.0 / (1 << 24) as f64;
@@ -165,112 +174,116 @@ fn products_of_codes_are_the_same_bits_on_every_instruction_set() {
 
 // ---- attention -------------------------------------------------------------------------------------------------------
 
-/// One call: a pool in which only the attended rows are numbers, so that any other read shows as NaN.
+/// Rows of one sequence, `group` of them at each of its last positions.
 struct Call {
-    query: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    blocks: Vec<u32>,
-    kv_head: usize,
-    n_kv_heads: usize,
-    positions: Range<usize>,
+    queries: Vec<Vec<f32>>,
+    past: Past,
+    group: usize,
+    window: usize,
 }
 
 impl Call {
-    /// The rows depend on `seed`, their place in the pool on `placement`.
-    fn new(shape: &Attention, positions: Range<usize>, seed: u64, placement: u64) -> Self {
+    /// The numbers depend on `seed`, their place in the pool on `placement`.
+    fn new(shape: &Attention, n_positions: usize, rows: Rows, seed: u64, placement: u64) -> Self {
         let (mut values, mut places) = (Values(seed), Values(placement));
-        let n_kv_heads = 1 + places.below(3);
-        let kv_head = places.below(n_kv_heads);
-        let n_blocks = positions.end.div_ceil(shape.block) + 3;
+        let n_heads = 1 + places.below(3);
+        let n_blocks = n_positions.div_ceil(shape.block) + 3;
         let mut blocks: Vec<u32> = (0..n_blocks as u32).collect();
         (0..n_blocks).for_each(|i| blocks.swap(i, places.below(n_blocks)));
-        blocks.truncate(positions.end.div_ceil(shape.block));
-        let query = (0..shape.group * shape.head_dim).map(|_| values.value() / 1024.0).collect();
-        let mut pool = [(); 2].map(|()| vec![f32::NAN; n_blocks * n_kv_heads * shape.block * shape.head_dim]);
-        for position in positions.clone() {
-            let block = blocks[position / shape.block] as usize * n_kv_heads + kv_head;
-            let start = (block * shape.block + position % shape.block) * shape.head_dim;
-            for pool in &mut pool {
-                pool[start..start + shape.head_dim].copy_from_slice(&values.many(shape.head_dim));
-            }
-        }
-        let [keys, values] = pool;
-        Call { query, keys, values, blocks, kv_head, n_kv_heads, positions }
-    }
-
-    fn run(&self, shape: &Attention) -> Vec<f32> {
-        let mut scores = vec![f32::NAN; shape.group * self.positions.len() + 3];
-        let mut out = vec![f32::NAN; self.query.len()];
-        let (blocks, positions) = (&self.blocks, self.positions.clone());
-        let run = shape.run;
-        run(
-            &self.query,
-            &self.keys,
-            &self.values,
+        let n_queries = rows.group * rows.n.min(n_positions);
+        let query = |values: &mut Values| values.many(shape.head_dim).iter().map(|x| x / 1024.0).collect();
+        let queries = (0..n_queries).map(|_| query(&mut values)).collect();
+        let rows_of = |values: &mut Values| [(); 2].map(|()| values.many(shape.head_dim));
+        let past = Past {
+            rows: (0..n_positions).map(|_| rows_of(&mut values)).collect(),
             blocks,
-            self.kv_head,
-            self.n_kv_heads,
-            positions,
-            &mut scores,
-            &mut out,
-        );
-        out
-    }
-
-    /// The attended rows of a pool, in f64.
-    fn rows(&self, shape: &Attention, pool: &[f32]) -> Vec<Vec<f64>> {
-        let row = |position: usize| {
-            let block = self.blocks[position / shape.block] as usize * self.n_kv_heads + self.kv_head;
-            let start = (block * shape.block + position % shape.block) * shape.head_dim;
-            pool[start..start + shape.head_dim].iter().map(|x| f64::from(*x)).collect()
+            n_blocks,
+            head: places.below(n_heads),
+            n_heads,
+            stale: f32::NAN,
         };
-        self.positions.clone().map(row).collect()
+        Call { queries, past, group: rows.group, window: rows.window }
     }
 
-    /// Softmax attention in f64, and how far f32 may be from it.
-    fn truth(&self, shape: &Attention) -> Vec<(f64, f64)> {
-        let (keys, values) = (self.rows(shape, &self.keys), self.rows(shape, &self.values));
-        let n = keys.len() as f64;
-        let mut out = vec![];
-        for query in self.query.chunks(shape.head_dim) {
-            let terms =
-                |key: &[f64]| -> Vec<f64> { query.iter().zip(key).map(|(q, k)| f64::from(*q) * k).collect() };
-            let scores: Vec<f64> = keys.iter().map(|key| terms(key).iter().sum()).collect();
-            let magnitude =
-                keys.iter().map(|key| terms(key).iter().map(|t| t.abs()).sum()).fold(0.0, f64::max);
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            // A score is off by its dot product and its difference from the largest; a weight by `exp` and two sums.
-            let relative =
-                HALF_ULP * (2.0 * (shape.head_dim as f64 / 8.0 + 7.0) * magnitude + 2.0 * n + 16.0);
-            for d in 0..shape.head_dim {
-                let terms = || weights.iter().zip(&values).map(|(weight, value)| weight / total * value[d]);
-                out.push((terms().sum(), relative * terms().map(f64::abs).sum::<f64>()));
-            }
-        }
-        out
+    /// What a row sees: the last positions up to its own.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let n_rows = self.queries.len() / self.group;
+        let position = self.past.rows.len() - n_rows + row / self.group;
+        (position + 1).saturating_sub(self.window)..position + 1
+    }
+
+    fn run(&self, shape: &Attention, n_rows: usize, spread: Spread) -> Vec<Vec<f32>> {
+        (shape.run)(&self.queries, &|row| self.seen(row), &self.past, n_rows, spread)
+    }
+
+    /// Softmax attention of a row in f64, and how far the kernel may be from it.
+    fn truth(&self, shape: &Attention, row: usize) -> Vec<(f64, f64)> {
+        let past = &self.past.rows[self.seen(row)];
+        let stored = |x: &f32| f64::from((shape.stored)(*x));
+        let terms = |key: &[f32]| -> Vec<f64> {
+            self.queries[row].iter().zip(key).map(|(q, k)| f64::from(*q) * stored(k)).collect()
+        };
+        let scores: Vec<f64> = past.iter().map(|[key, _]| terms(key).iter().sum()).collect();
+        let magnitude =
+            past.iter().map(|[key, _]| terms(key).iter().map(|t| t.abs()).sum()).fold(0.0, f64::max);
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let n = past.len() as f64;
+        // A score is off by its dot product, channel by channel, and by its difference from the largest; a weight by both,
+        // by `exp`, by two sums, and by two products for each range.
+        let of_scores = 2.0 * (shape.rounding + (shape.head_dim as f64 + 2.0) * HALF_ULP) * magnitude;
+        let relative = of_scores.exp_m1() + shape.rounding + HALF_ULP * (2.0 * n + 24.0);
+        (0..shape.head_dim)
+            .map(|d| {
+                let terms = || {
+                    weights.iter().zip(past).map(|(weight, [_, value])| weight / total * stored(&value[d]))
+                };
+                (terms().sum(), relative * terms().map(f64::abs).sum::<f64>())
+            })
+            .collect()
     }
 }
 
-const POSITIONS: [Range<usize>; 9] = [0..1, 0..2, 0..8, 0..33, 3..4, 5..21, 16..48, 31..100, 0..130];
+/// How many rows attend, how many heads share a key head, and how far they see.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    n: usize,
+    group: usize,
+    window: usize,
+}
+
+/// Lengths of a sequence, and of what is computed at its end: within a tile, at the edges of blocks and ranges, and
+/// beyond; with and without a window.
+const STEPS: [(usize, Rows); 10] = [
+    (1, Rows { n: 1, group: 1, window: usize::MAX }),
+    (2, Rows { n: 2, group: 3, window: usize::MAX }),
+    (17, Rows { n: 1, group: 2, window: usize::MAX }),
+    (33, Rows { n: 33, group: 1, window: usize::MAX }),
+    (70, Rows { n: 40, group: 7, window: 5 }),
+    (130, Rows { n: 70, group: 2, window: 64 }),
+    (512, Rows { n: 2, group: 2, window: usize::MAX }),
+    (530, Rows { n: 37, group: 2, window: usize::MAX }),
+    (1100, Rows { n: 90, group: 1, window: 513 }),
+    (1540, Rows { n: 1, group: 9, window: usize::MAX }),
+];
 
 #[test]
 fn attention_is_softmax_of_scores_times_values() {
     for isa in isas() {
         for shape in &isa.attention {
-            for positions in POSITIONS {
-                let call = Call::new(shape, positions.clone(), 3, 4);
-                for (i, (got, (truth, bound))) in
-                    call.run(shape).into_iter().zip(call.truth(shape)).enumerate()
-                {
-                    let off = (f64::from(got) - truth).abs();
-                    assert!(
-                        off <= bound,
-                        "{}: {shape:?} over {positions:?}, value {i}: {got} for {truth} ± {bound}",
-                        isa.name
-                    );
+            for (n_positions, rows) in STEPS {
+                let call = Call::new(shape, n_positions, rows, 3, 4);
+                for (row, out) in call.run(shape, usize::MAX, Spread::Together).into_iter().enumerate() {
+                    for (i, (got, (truth, bound))) in out.into_iter().zip(call.truth(shape, row)).enumerate()
+                    {
+                        let off = (f64::from(got) - truth).abs();
+                        assert!(
+                            off <= bound,
+                            "{}: {shape:?}, {rows:?} of {n_positions}, row {row}, value {i}: {got} for {truth} ± {bound}",
+                            isa.name
+                        );
+                    }
                 }
             }
         }
@@ -281,17 +294,29 @@ fn attention_is_softmax_of_scores_times_values() {
 fn attention_depends_on_the_attended_rows_alone() {
     for isa in isas() {
         for shape in &isa.attention {
-            for positions in POSITIONS {
-                let out = Call::new(shape, positions.clone(), 5, 0).run(shape);
-                for placement in 1..4 {
-                    let moved = Call::new(shape, positions.clone(), 5, placement);
-                    assert_eq!(moved.run(shape), out, "{}: {shape:?}, blocks placed elsewhere", isa.name);
+            for (n_positions, rows) in STEPS {
+                let call = Call::new(shape, n_positions, rows, 5, 0);
+                let out = call.run(shape, 1, Spread::Together);
+                assert!(out.iter().flatten().all(|it| it.is_finite()), "{}: {shape:?}, {rows:?}", isa.name);
+                for n_rows in [2, 3, 5, 21, 64, 1000] {
+                    for spread in [Spread::Together, Spread::Apart] {
+                        let strips = call.run(shape, n_rows, spread);
+                        assert_eq!(strips, out, "{}: {shape:?}, {rows:?} in strips of {n_rows}", isa.name);
+                    }
                 }
-                let mut shared = Call::new(shape, positions.clone(), 5, 0);
-                shared.query.rotate_left(shape.head_dim);
-                let mut rotated = out;
-                rotated.rotate_left(shape.head_dim);
-                assert_eq!(shared.run(shape), rotated, "{}: {shape:?}, heads in another order", isa.name);
+                for placement in 1..3 {
+                    let moved = Call::new(shape, n_positions, rows, 5, placement);
+                    let moved = moved.run(shape, 64, Spread::Together);
+                    assert_eq!(moved, out, "{}: {shape:?}, blocks placed elsewhere", isa.name);
+                }
+                // What no row sees may be any number, and what another sequence left may be none.
+                let mut other = Call::new(shape, n_positions, rows, 5, 0);
+                other.past.stale = 3e38;
+                for row in &mut other.past.rows[..call.seen(0).start] {
+                    row.iter_mut().for_each(|it| it.fill(1e30));
+                }
+                let other = other.run(shape, 64, Spread::Apart);
+                assert_eq!(other, out, "{}: {shape:?}, {rows:?}: something else is read", isa.name);
             }
         }
     }

@@ -136,6 +136,7 @@ pub fn candidates(model: &Model) -> Vec<Candidate> {
     }
     candidates.push(Candidate { bf16_activations: true, ..plain(bf16) });
     candidates.push(Candidate { bf16_kv: true, ..plain(stored) });
+    candidates.push(Candidate { bf16_activations: true, bf16_kv: true, held: bf16 });
     let with = |layers, head| plain(Held { layers, head });
     candidates.extend(INT8_GROUPS.map(|group| plain(Held::all(Format::Int8(group)))));
     let int8 = Format::Int8(HEAD_GROUP);

@@ -20,9 +20,11 @@ pub struct MemoryPlan {
     pub block: usize,
     /// KV blocks that hold `concurrency` sequences of the greatest length.
     pub kv_blocks: u64,
-    /// Those blocks: f32 keys and values of every layer.
+    /// The format of keys and values.
+    pub kv: Precision,
+    /// Those blocks: keys and values of every layer.
     pub kv_bytes: u64,
-    /// Activations, attention scores, rotary table and logits of the widest step.
+    /// Activations, what attention looks with, rotary table and logits of the widest step.
     pub scratch: u64,
     /// All of them.
     pub total: u64,
@@ -57,28 +59,44 @@ pub fn max_positions(workload: &Workload) -> usize {
     workload.traffic.prompt.max + workload.traffic.output.max
 }
 
-/// What serving `model` allocates when weights are held as `held`, with KV blocks of `block` positions and steps of at
-/// most `rows` positions.
-pub fn memory(workload: &Workload, model: &Model, held: Held, block: usize, rows: usize) -> MemoryPlan {
+/// The smallest format that keys and values can have: as asked, f32 for exact tokens, else bf16.
+pub fn least_kv(workload: &Workload) -> Precision {
+    workload.kv.unwrap_or(match workload.tolerance {
+        Tolerance::Exact => Precision::F32,
+        Tolerance::Bounded { .. } => Precision::Bf16,
+    })
+}
+
+/// What serving `model` allocates when weights are held as `held` and keys and values are kept in `kv`, with KV blocks of
+/// `block` positions and steps of at most `rows` positions.
+pub fn memory(
+    workload: &Workload,
+    model: &Model,
+    held: Held,
+    kv: Precision,
+    block: usize,
+    rows: usize,
+) -> MemoryPlan {
     const F32: u64 = size_of::<f32>() as u64;
     let dims = &model.dims;
     let (concurrency, positions) = (workload.traffic.concurrency, max_positions(workload));
     let weights = held.bytes(model) + model.n_vector_weights() * F32;
     let kv_blocks = (concurrency * positions.div_ceil(block)) as u64;
     // The only product that legal specs and models can push beyond 64 bits.
-    let kv_bytes = kv_blocks.saturating_mul((block as u64).saturating_mul(kv_bytes_per_position(model)));
+    let kv_bytes = kv_blocks.saturating_mul((block as u64).saturating_mul(kv_bytes_per_position(model, kv)));
     let activations =
         rows * (2 * dims.hidden + 2 * dims.query_rows() + 2 * dims.kv_rows() + 2 * dims.intermediate);
-    let scores = workload.target.threads * dims.group() * positions;
+    let attention = attention_cells(workload, model, kv, block);
     let rotary = positions * dims.head_dim;
     // The sampler bends a copy of one row of logits, and keeps a list of candidates.
     let logits = (concurrency + 2) * dims.vocab;
-    let scratch = (activations + scores + rotary + logits) as u64 * F32;
+    let scratch = (activations + attention + rotary + logits) as u64 * F32;
     MemoryPlan {
         held,
         weights,
         block,
         kv_blocks,
+        kv,
         kv_bytes,
         scratch,
         total: kv_bytes.saturating_add(weights + scratch),
@@ -91,14 +109,45 @@ pub fn check(workload: &Workload, model: &Model, machine: &MachineFacts) -> Vec<
     errors.extend(check_context(workload, model));
     errors.extend(check_memory(workload, model));
     errors.extend(check_rounding(workload, model));
+    errors.extend(check_kv(workload));
     errors.extend(check_chat(workload, model));
     errors.extend(check_slo(workload, model, machine));
     errors.sort_by_key(|error| (error.line, error.column));
     errors
 }
 
-fn kv_bytes_per_position(model: &Model) -> u64 {
-    (model.dims.layers * 2 * model.dims.kv_rows() * size_of::<f32>()) as u64
+/// Bytes of keys and values of one position, all layers.
+pub fn kv_bytes_per_position(model: &Model, kv: Precision) -> u64 {
+    (model.dims.layers * 2 * model.dims.kv_heads * channels(model, kv)) as u64 * kv.bits() / 8
+}
+
+/// Channels of a head in the cache: whole tiles, of sixteen in f32 and of thirty-two in bf16.
+pub fn channels(model: &Model, kv: Precision) -> usize {
+    model.dims.head_dim.next_multiple_of(if kv == Precision::F32 { 16 } else { 32 })
+}
+
+/// Positions that attend together: about 128 query rows of a key head, in whole KV blocks of `block` positions.
+pub fn strip(model: &Model, block: usize) -> usize {
+    (128 / model.dims.group() / block * block).max(block)
+}
+
+/// Rows of a step, at most, whose positions are spread over threads by the range: with more rows there are sixteen strips
+/// for each thread or more.
+pub fn split_rows(workload: &Workload, model: &Model) -> usize {
+    (16 * workload.target.threads).div_ceil(model.dims.kv_heads)
+}
+
+/// Cells that attention looks with: queries, scores of 64 rows over a range and what rows have found, for each thread; and
+/// what the rows of a small step have found, range by range.
+fn attention_cells(workload: &Workload, model: &Model, kv: Precision, block: usize) -> usize {
+    const RANGE: usize = 512;
+    const ROWS: usize = 64;
+    let (channels, group) = (channels(model, kv), model.dims.group());
+    let found = channels + 16;
+    let thread = strip(model, block) * group * (channels + found) + ROWS * (RANGE + found);
+    let split =
+        split_rows(workload, model) * model.dims.heads * max_positions(workload).div_ceil(RANGE) * found;
+    workload.target.threads * thread + split
 }
 
 fn check_context(workload: &Workload, model: &Model) -> Option<SpecError> {
@@ -113,8 +162,8 @@ fn check_context(workload: &Workload, model: &Model) -> Option<SpecError> {
 
 fn check_memory(workload: &Workload, model: &Model) -> Option<SpecError> {
     // Before a plan there is no number of rows; one per sequence is the least that any plan has.
-    let held = least_held(workload, model);
-    check_plan(workload, model, &memory(workload, model, held, BLOCK, workload.traffic.concurrency))
+    let (held, kv, rows) = (least_held(workload, model), least_kv(workload), workload.traffic.concurrency);
+    check_plan(workload, model, &memory(workload, model, held, kv, BLOCK, rows))
 }
 
 /// Whether the steps and blocks of a plan fit as well: both may be larger than the least there is.
@@ -129,7 +178,7 @@ fn over_memory(workload: &Workload, model: &Model, plan: &MemoryPlan) -> String 
         "weights {} + KV {} blocks × {} = {} + scratch {} = {}, more than the {} given; lower traffic.concurrency or the lengths, or give more",
         Bytes(plan.weights),
         plan.kv_blocks,
-        Bytes(plan.block as u64 * kv_bytes_per_position(model)),
+        Bytes(plan.block as u64 * kv_bytes_per_position(model, plan.kv)),
         Bytes(plan.kv_bytes),
         Bytes(plan.scratch),
         Bytes(plan.total),
@@ -152,6 +201,16 @@ fn check_rounding(workload: &Workload, model: &Model) -> Option<SpecError> {
         model.stored.name()
     );
     (workload.tolerance == Tolerance::Exact).then(|| workload.error("weights", message))
+}
+
+/// So are rounded keys and values.
+fn check_kv(workload: &Workload) -> Option<SpecError> {
+    let kv = workload.kv.filter(|kv| *kv != Precision::F32)?;
+    let message = format!(
+        "{} rounds keys and values, so tokens cannot be promised exact; give bounds under tolerance, or leave kv out",
+        kv.name()
+    );
+    (workload.tolerance == Tolerance::Exact).then(|| workload.error("kv", message))
 }
 
 fn check_chat(workload: &Workload, model: &Model) -> Option<SpecError> {
@@ -313,14 +372,16 @@ traffic:
         let folder = Folder::qwen3();
         let model = Model::read(folder.path()).expect("the folder is valid");
         let workload = workload(&folder, "small", "small");
-        let plan = memory(&workload, &model, Held::as_stored(&model), 16, 32);
+        let plan = memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 32);
         assert_eq!(plan.total, plan.weights + plan.kv_bytes + plan.scratch);
         assert_eq!(plan.kv_blocks, 3 * 5);
-        // Two layers of keys and values, one head of 6, four bytes each.
-        assert_eq!(plan.kv_bytes, 15 * 16 * 2 * 2 * 6 * 4);
+        // Two layers of keys and values, one head of 6 in a tile of sixteen, four bytes each; in bf16 one of 32 by two.
+        assert_eq!(plan.kv_bytes, 15 * 16 * 2 * 2 * 16 * 4);
+        let bf16 = memory(&workload, &model, Held::as_stored(&model), Precision::Bf16, 32, 32);
+        assert_eq!(bf16.kv_bytes, 9 * 32 * 2 * 2 * 32 * 2);
         assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
         for (block, rows) in [(1, 32), (16, 64), (64, 32)] {
-            let other = memory(&workload, &model, Held::as_stored(&model), block, rows);
+            let other = memory(&workload, &model, Held::as_stored(&model), Precision::F32, block, rows);
             assert!(other.kv_blocks * block as u64 >= 3 * 80 && other.weights == plan.weights);
         }
     }
@@ -366,19 +427,30 @@ traffic:
         let workload = workload(&folder, "1MiB", "40KiB");
         assert_eq!(check(&workload, &model, &machine()), []);
         assert_eq!(
-            check_plan(&workload, &model, &memory(&workload, &model, Held::as_stored(&model), 16, 3)),
+            check_plan(
+                &workload,
+                &model,
+                &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 3)
+            ),
             None
         );
-        let error =
-            check_plan(&workload, &model, &memory(&workload, &model, Held::as_stored(&model), 16, 256))
-                .expect("256 rows are many");
+        let error = check_plan(
+            &workload,
+            &model,
+            &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 256),
+        )
+        .expect("256 rows are many");
         assert!(
             error.to_string().contains("spec.yaml:3:38: target.cpu.memory: weights 3.8 KiB + KV 15 blocks"),
             "{error}"
         );
         assert!(
-            check_plan(&workload, &model, &memory(&workload, &model, Held::as_stored(&model), 64, 3))
-                .is_some()
+            check_plan(
+                &workload,
+                &model,
+                &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 64, 3)
+            )
+            .is_some()
         );
     }
 

@@ -12,7 +12,7 @@ use crate::{
     model::Model,
     plan::{Decision, Plan},
     target::Isa,
-    workload::Workload,
+    workload::{Precision, Workload},
 };
 
 /// Whole numbers that tune a mechanism, by name.
@@ -56,6 +56,10 @@ pub trait Mechanism: fmt::Debug + Sync {
     /// Floating-point operations a second that one thread does when it multiplies many rows by weights held so, on the
     /// axis of kernels: as measured where the kernels were written, since no plan may depend on the machine that plans.
     fn rate(&self, _: Held) -> Option<f64> {
+        None
+    }
+    /// The format it keeps keys and values in, on the axis of KV.
+    fn caches(&self) -> Option<Precision> {
         None
     }
     /// Whether this job wants it, with the estimate that says so.

@@ -8,6 +8,7 @@ use crate::{
     mechanism::{Cost, Fit, Job, Knobs, Mechanism},
     plan::{Author, Decision, NONE, Plan, VERSION},
     reading,
+    workload::Precision,
 };
 
 /// What a mechanism answered when it was asked, for `explain`.
@@ -160,6 +161,12 @@ pub fn plan(
 /// How a plan holds weights; `None` where it has no decision on that.
 pub fn held(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
     holds(plan.on(Axis::Weights)?, catalogue)
+}
+
+/// The format that a plan keeps keys and values in; `None` where it has no decision on that.
+pub fn kv(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<Precision> {
+    let decision = plan.on(Axis::Kv)?;
+    catalogue.iter().find(|it| it.name() == decision.mechanism)?.caches()
 }
 
 fn holds(decision: &Decision, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {

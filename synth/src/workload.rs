@@ -40,6 +40,8 @@ pub struct Workload {
     /// Precision of the weight matrices in memory, where the spec forces one. `None` keeps them as stored, or rounds
     /// them as far as the tolerance allows.
     pub weights: Option<Weights>,
+    /// The format that keys and values are forced into: f32 or bf16; `None` leaves it to the planner.
+    pub kv: Option<Precision>,
     /// The CPU to serve on.
     pub target: Cpu,
     /// What arrives.

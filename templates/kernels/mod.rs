@@ -6,6 +6,7 @@ use synth::{
     held::Format,
     mechanism::{Cost, Part, Site},
     model::Model,
+    workload::Precision,
 };
 use synth_macros::Template;
 
@@ -22,7 +23,13 @@ pub struct Kernels {
     /// Products with codes of four bits.
     pub int4: Product,
     /// `attend`
-    pub attention: &'static str,
+    pub attend: &'static str,
+    /// `merge`
+    pub merge: &'static str,
+    /// `pair`, over keys and values in f32.
+    pub pair_f32: &'static str,
+    /// The same, in bf16.
+    pub pair_bf16: &'static str,
     /// `rms_norm`
     pub norm: &'static str,
     /// `rotate`
@@ -76,7 +83,10 @@ macro_rules! kernels {
             bf16: $crate::kernels::product!("operand_f32.rs", concat!($isa, "/matmul_bf16.rs"), $features),
             int8: $crate::kernels::product!($codes, concat!($isa, "/matmul_int8.rs"), $code_features),
             int4: $crate::kernels::product!($codes, concat!($isa, "/matmul_int4.rs"), $code_features),
-            attention: include_str!(concat!("../kernels/cpu/", $isa, "/attention.rs")),
+            attend: include_str!(concat!("../kernels/cpu/", $isa, "/attend.rs")),
+            merge: include_str!(concat!("../kernels/cpu/", $isa, "/merge.rs")),
+            pair_f32: include_str!(concat!("../kernels/cpu/", $isa, "/pair_f32.rs")),
+            pair_bf16: include_str!(concat!("../kernels/cpu/", $isa, "/pair_bf16.rs")),
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
             activation: include_str!(concat!("../kernels/cpu/", $isa, "/activation.rs")),
@@ -93,7 +103,7 @@ pub const AVX512_CODES: &[&str] = &["avx512f", "avx512bw", "avx512vnni"];
 #[derive(Template)]
 #[template("kernels/cpu/mod.rs.tera")]
 struct KernelsFile {
-    window: bool,
+    pair: bool,
     /// The constant that the layers' operands depend on.
     parameter: Option<&'static str>,
     codes: bool,
@@ -113,6 +123,12 @@ struct HeadFile {
     tiles: bool,
 }
 
+#[derive(Template)]
+#[template("kernels/cpu/attention.rs.tera")]
+struct AttentionFile {
+    window: bool,
+}
+
 impl Kernels {
     /// The files a crate needs, and the module that spreads them over threads.
     pub fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
@@ -127,8 +143,22 @@ impl Kernels {
             }
         }
         let tiles = products().any(|product| product.tiles);
+        // Tiles multiply bf16; all else is computed in f32, as which keys and values are read.
+        let (store, attend, pair) = match site.memory.kv {
+            Precision::F32 => (include_str!("cpu/store_f32.rs"), self.attend, Some(self.pair_f32)),
+            Precision::Bf16 if tiles => {
+                (include_str!("cpu/store_bf16.rs"), include_str!("cpu/amx/attend.rs"), None)
+            }
+            Precision::Bf16 => (include_str!("cpu/store_bf16.rs"), self.attend, Some(self.pair_bf16)),
+            format @ (Precision::Int8 | Precision::Int4) => {
+                return Err(EmitError::Conflict {
+                    mechanism: "paged_kv",
+                    why: format!("no kernels read keys and values in {}", format.name()),
+                });
+            }
+        };
         let driver = KernelsFile {
-            window: site.job.model.sliding_window.is_some(),
+            pair: pair.is_some(),
             parameter: layers.parameter(held.layers, GROUP),
             codes: is_codes(held.layers),
             few_rows: layers.few_rows.is_some(),
@@ -136,15 +166,21 @@ impl Kernels {
             tiles,
             features,
         };
+        let attention = AttentionFile { window: site.job.model.sliding_window.is_some() };
         let mut parts = vec![
             Part::Rendered { path: "src/kernels/mod.rs", text: driver.render()? },
             Part::Source { path: "src/kernels/operand.rs", text: layers.operand },
             Part::Source { path: "src/kernels/matmul.rs", text: layers.matmul },
-            Part::Source { path: "src/kernels/attention.rs", text: self.attention },
+            Part::Rendered { path: "src/kernels/attention.rs", text: attention.render()? },
+            Part::Source { path: "src/kernels/strip.rs", text: include_str!("cpu/strip.rs") },
+            Part::Source { path: "src/kernels/store.rs", text: store },
+            Part::Source { path: "src/kernels/attend.rs", text: attend },
+            Part::Source { path: "src/kernels/merge.rs", text: self.merge },
             Part::Source { path: "src/kernels/norm.rs", text: self.norm },
             Part::Source { path: "src/kernels/rope.rs", text: self.rope },
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
         ];
+        parts.extend(pair.map(|text| Part::Source { path: "src/kernels/pair.rs", text }));
         parts.extend(layers.few_rows.map(|text| Part::Source { path: "src/kernels/few_rows.rs", text }));
         if let Some(product) = head {
             let driver = HeadFile {

@@ -3,7 +3,9 @@
 use synth::{
     axis::Axis,
     emit::EmitError,
+    feasibility::{channels, kv_bytes_per_position, split_rows, strip},
     mechanism::{Cost, Fit, Guarantee, Job, KnobSpec, Mechanism, Part, Site},
+    workload::Precision,
 };
 
 /// Keys and values in f32, in blocks handed out by table.
@@ -28,16 +30,19 @@ impl Mechanism for PagedKv {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[KnobSpec { name: "block", doc: "positions in a block", values: &[8, 16, 32, 64], is_closed: false }]
+        &[KnobSpec { name: "block", doc: "positions in a block", values: &[16, 32, 64], is_closed: true }]
+    }
+
+    fn caches(&self) -> Option<Precision> {
+        Some(Precision::F32)
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {
-        let dims = &job.model.dims;
-        let traffic = &job.workload.traffic;
-        let context = (traffic.prompt.p50 + traffic.output.p50 / 2) as f64;
-        let bytes = context * (dims.layers * 2 * dims.kv_rows() * size_of::<f32>()) as f64;
+        if let Some(asked) = job.workload.kv.filter(|kv| *kv != Precision::F32) {
+            return Fit::no(format!("the spec asks for {}", asked.name()));
+        }
         Fit::yes(
-            Cost { bytes, instructions: 0.0 },
+            Cost { bytes: bytes(job, Precision::F32), instructions: 0.0 },
             format!(
                 "Blocks of {BLOCK} positions: a sequence wastes at most {} of them, and prompts share whole blocks.",
                 BLOCK - 1
@@ -47,23 +52,46 @@ impl Mechanism for PagedKv {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        let block = site.knob("block")?;
-        let traffic = &site.job.workload.traffic;
-        Ok(vec![
-            Part::Source { path: "src/kv.rs", text: include_str!("kv.rs") },
-            Part::count("BLOCK", block as usize, site.decision.reason.clone()),
-            Part::count(
-                "N_BLOCKS",
-                site.memory.kv_blocks as usize,
-                format!(
-                    "Holds {} sequences at once, even if each has {} prompt and {} output tokens.",
-                    traffic.concurrency, traffic.prompt.max, traffic.output.max
-                ),
-            ),
-        ])
+        parts(site, Precision::F32)
     }
 }
 
-/// Small enough that a block's unused end costs little, large enough that a table walk costs nothing beside the
-/// positions it finds.
+/// Small enough that a block's unused end costs little: one tile of keys.
 const BLOCK: u64 = 16;
+
+/// Bytes of keys and values that a token reads at the median context.
+pub fn bytes(job: &Job<'_>, kv: Precision) -> f64 {
+    let traffic = &job.workload.traffic;
+    let context = (traffic.prompt.p50 + traffic.output.p50 / 2) as f64;
+    context * kv_bytes_per_position(job.model, kv) as f64
+}
+
+/// The blocks, whatever their format.
+pub fn parts(site: &Site<'_>, kv: Precision) -> Result<Vec<Part>, EmitError> {
+    let block = site.knob("block")? as usize;
+    let (workload, model) = (site.job.workload, site.job.model);
+    let traffic = &workload.traffic;
+    Ok(vec![
+        Part::Source { path: "src/kv.rs", text: include_str!("kv.rs") },
+        Part::count("BLOCK", block, site.decision.reason.clone()),
+        Part::count(
+            "N_BLOCKS",
+            site.memory.kv_blocks as usize,
+            format!(
+                "Holds {} sequences at once, even if each has {} prompt and {} output tokens.",
+                traffic.concurrency, traffic.prompt.max, traffic.output.max
+            ),
+        ),
+        Part::count("CHANNELS", channels(model, kv), "Channels of a head in the cache, in whole tiles."),
+        Part::count(
+            "STRIP",
+            strip(model, block),
+            "Positions of a sequence that attend together: about 128 query rows of a key head, in whole blocks.",
+        ),
+        Part::count(
+            "SPLIT_ROWS",
+            split_rows(workload, model),
+            "A step of so few rows is spread over threads by ranges of positions; more are enough work by themselves.",
+        ),
+    ])
+}

@@ -11,7 +11,7 @@ use synth::{
     mechanism::{Stage, literal},
     model::Sampling,
     target::Isa,
-    workload::{Api, Bytes},
+    workload::{Api, Bytes, Precision},
 };
 use synth_macros::Template;
 
@@ -26,7 +26,8 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Vec<(&'static str, String)>, 
     let manifest = Manifest {
         name: &job.workload.name,
         about: &about,
-        bf16: job.held.is_some_and(|held| [held.layers, held.head].contains(&Format::Bf16)),
+        bf16: job.held.is_some_and(|held| [held.layers, held.head].contains(&Format::Bf16))
+            || assembly.memory.kv == Precision::Bf16,
         savile,
         standalone: *assembly.place != Place::Workspace,
     };
@@ -211,7 +212,10 @@ fn memory(plan: &MemoryPlan) -> Vec<Reserved> {
     let part = |what: String, bytes: u64| Reserved { what, size: Bytes(bytes).to_string() };
     vec![
         part("weights".into(), plan.weights),
-        part(format!("{} KV blocks of {} positions", plan.kv_blocks, plan.block), plan.kv_bytes),
+        part(
+            format!("{} KV blocks of {} positions in {}", plan.kv_blocks, plan.block, plan.kv.name()),
+            plan.kv_bytes,
+        ),
         part("scratch of a step".into(), plan.scratch),
         part("together".into(), plan.total),
     ]

@@ -13,10 +13,14 @@ mod amx_int4;
 mod amx_int8;
 #[path = "../kernels/avx2.rs"]
 mod avx2;
+#[path = "../kernels/avx2_bf16.rs"]
+mod avx2_bf16;
 #[path = "../kernels/avx2_codes.rs"]
 mod avx2_codes;
 #[path = "../kernels/avx512.rs"]
 mod avx512;
+#[path = "../kernels/avx512_bf16.rs"]
+mod avx512_bf16;
 #[path = "../kernels/avx512_codes.rs"]
 mod avx512_codes;
 #[path = "../kernels/avx512_dot.rs"]
@@ -31,8 +35,18 @@ mod operand_f32;
 mod operand_int8;
 #[path = "../kernels/scalar.rs"]
 mod scalar;
+#[path = "../kernels/scalar_bf16.rs"]
+mod scalar_bf16;
 #[path = "../kernels/scalar_codes.rs"]
 mod scalar_codes;
+#[path = "../../templates/kernels/cpu/store_bf16.rs"]
+#[expect(dead_code, reason = "the cache holds one number here")]
+mod store_bf16;
+#[path = "../../templates/kernels/cpu/store_f32.rs"]
+#[expect(dead_code, reason = "the cache holds one number here")]
+mod store_f32;
+#[path = "../../templates/kernels/cpu/strip.rs"]
+mod strip;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -44,6 +58,7 @@ use harness::probe::{Machine, probe};
 use memmap2::{Advice, Mmap, MmapMut};
 use rt::columns::{Columns, PerRow};
 use rt::image::{Int4, Int8, PANEL, Packed, Panels};
+use rt::memory::Lines;
 use rt::pool::Pool;
 use synth::target::Isa;
 
@@ -93,20 +108,39 @@ impl<'a> Row<'a> {
     }
 }
 
-type Attend = fn(&[f32], &[f32], &[f32], &[u32], usize, usize, Range<usize>, &mut [f32], &mut [f32]);
-
-/// Values that no cache holds, handed out in windows: whoever reads one finds it in memory, as it was last read a whole
-/// buffer ago, whichever rows run.
-struct Stream {
-    values: Vec<f32>,
+/// Keys and values of two query heads to a key head of 128, eight key heads, in blocks of 32: more than a cache holds, and
+/// handed out in turn.
+struct Cache<T> {
+    keys: Lines<T>,
+    values: Lines<T>,
+    /// The blocks, in no order of theirs.
+    blocks: Vec<u32>,
     next: Cell<usize>,
 }
 
-impl Stream {
-    fn window(&self, n: usize) -> &[f32] {
-        let start = if self.next.get() + n > self.values.len() { 0 } else { self.next.get() };
-        self.next.set(start + n);
-        &self.values[start..start + n]
+const N_HEADS: usize = 8;
+const GROUP: usize = 2;
+const CHANNELS: usize = 128;
+const BLOCK: usize = 32;
+
+impl<T: Copy + Default> Cache<T> {
+    fn new(value: T) -> Self {
+        let n_blocks = BYTES / 2 / size_of::<T>() / (N_HEADS * BLOCK * CHANNELS);
+        let cells = || {
+            let mut cells = Lines::new(n_blocks * N_HEADS * BLOCK * CHANNELS);
+            cells.fill(value);
+            cells
+        };
+        let blocks = (0..n_blocks as u32).rev().collect();
+        Self { keys: cells(), values: cells(), blocks, next: Cell::new(0) }
+    }
+
+    /// The blocks of a sequence that was last read a whole cache ago.
+    fn sequence(&self, n_positions: usize) -> &[u32] {
+        let n_blocks = n_positions / BLOCK;
+        let start = if self.next.get() + n_blocks > self.blocks.len() { 0 } else { self.next.get() };
+        self.next.set(start + n_blocks);
+        &self.blocks[start..][..n_blocks]
     }
 }
 
@@ -147,28 +181,70 @@ fn each_piece(pool: &Pool, n_panels: usize, work: impl Fn(Range<usize>) + Sync) 
     pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(&work));
 }
 
-/// Every head of a layer over `n_positions`, two query heads to a key head of 128, blocks of 16.
-fn attention<'a>(
-    name: &str,
-    attend: Attend,
-    n_positions: usize,
-    cache: &'a Stream,
-    pool: &'a Pool,
-) -> Row<'a> {
-    const N_KV_HEADS: usize = 8;
-    let layer = n_positions * N_KV_HEADS * 128;
-    let blocks: Vec<u32> = (0..n_positions as u32 / 16).rev().collect();
-    let query = [0.1f32; 256];
-    let run = move || {
-        let (keys, values) = cache.window(2 * layer).split_at(layer);
-        pool.run(N_KV_HEADS, |_, head| {
-            let (mut scores, mut out) = (vec![0.0; 2 * n_positions], [0.0; 256]);
-            let positions = 0..n_positions;
-            attend(&query, keys, values, &blocks, head, N_KV_HEADS, positions, &mut scores, &mut out);
-            std::hint::black_box(&out);
-        });
-    };
-    Row::new(format!("{name} {n_positions} positions, cache from memory"), Ceiling::Read, 8 * layer, run)
+/// Attention of one layer: the last position of a sequence from memory, its ranges spread over threads; and the last rows of a
+/// prompt, in strips. Operations are those at the positions that are seen.
+macro_rules! attentions {
+    ($isa:ident, $cache:expr, $pool:expr) => {{
+        let (cache, pool) = ($cache, $pool);
+        let found_len = strip::found_len(CHANNELS);
+        let memory = || {
+            let queries = vec![0.1f32; 128 * CHANNELS];
+            (queries, vec![0.0f32; 128 * found_len], $isa::attend::Scratch::new(CHANNELS))
+        };
+        let (keys, values) = (&cache.keys[..], &cache.values[..]);
+        let past = move |blocks, head| strip::Past { keys, values, blocks, head, n_heads: N_HEADS };
+        let mut rows = vec![];
+        for n_positions in [1024, 8192] {
+            let n_ranges = n_positions / strip::RANGE;
+            let mut threads: Vec<_> = (0..pool.n_threads()).map(|_| memory()).collect();
+            let run = move || {
+                let (blocks, threads) = (cache.sequence(n_positions), Columns::new(&mut threads, 1));
+                pool.run(N_HEADS * n_ranges, |thread, task| {
+                    // SAFETY: each thread takes its own.
+                    let (queries, found, scratch) = unsafe { &mut threads.row_mut(thread, 0..1)[0] };
+                    let found = &mut found[..GROUP * found_len];
+                    found.chunks_exact_mut(found_len).for_each(strip::nothing);
+                    let (past, range) = (past(blocks, task / n_ranges), task % n_ranges);
+                    let queries = &queries[..GROUP * CHANNELS];
+                    $isa::attend::attend::<CHANNELS, BLOCK>(
+                        queries,
+                        &past,
+                        range,
+                        |_| 0..n_positions,
+                        scratch,
+                        found,
+                    );
+                });
+            };
+            let name = format!("{} attention, 1 row of {n_positions}, cache from memory", stringify!($isa));
+            let bytes = 2 * n_positions * N_HEADS * CHANNELS * size_of_val(&cache.keys[0]);
+            rows.push(Row::new(name, Ceiling::Read, bytes, run));
+        }
+        for (n_rows, n_positions) in [(512, 512), (64, 4096)] {
+            let strip = 128 / GROUP;
+            let mut threads: Vec<_> = (0..pool.n_threads()).map(|_| memory()).collect();
+            let blocks = &cache.blocks[..];
+            let run = move || {
+                let threads = Columns::new(&mut threads, 1);
+                pool.run(N_HEADS * n_rows / strip, |thread, task| {
+                    let (head, strip_idx) = (task / (n_rows / strip), task % (n_rows / strip));
+                    let first = n_positions - n_rows + strip_idx * strip;
+                    // SAFETY: each thread takes its own.
+                    let (queries, found, scratch) = unsafe { &mut threads.row_mut(thread, 0..1)[0] };
+                    found.chunks_exact_mut(found_len).for_each(strip::nothing);
+                    let seen = |row: usize| 0..first + row / GROUP + 1;
+                    for range in 0..(first + strip).div_ceil(strip::RANGE) {
+                        let past = past(blocks, head);
+                        $isa::attend::attend::<CHANNELS, BLOCK>(queries, &past, range, seen, scratch, found);
+                    }
+                });
+            };
+            let name = format!("{} attention, {n_rows} rows to {n_positions}", stringify!($isa));
+            let seen: usize = (n_positions - n_rows + 1..=n_positions).sum();
+            rows.push(Row::new(name, Ceiling::Multiply, 4 * seen * N_HEADS * GROUP * CHANNELS, run));
+        }
+        rows
+    }};
 }
 
 /// An elementwise kernel on one thread, 64 rows of 1024 in cache.
@@ -222,17 +298,10 @@ macro_rules! product {
 
 /// What is not a matrix product.
 macro_rules! others {
-    ($isa:ident, $cache:expr, $pool:expr) => {{
+    ($isa:ident) => {{
         let name = stringify!($isa);
         let mut out = vec![0.0; 1024];
         vec![
-            attention(
-                &format!("{name} attention"),
-                $isa::attention::attend::<128, 2, 16>,
-                1024,
-                $cache,
-                $pool,
-            ),
             elementwise(&format!("{name} norm"), 12, move |x, weight| {
                 $isa::norm::rms_norm(x, weight, 1e-6, &mut out);
             }),
@@ -252,7 +321,8 @@ fn main() {
         Err(error) => return println!("no probe: {error}"),
     };
     let pool = Pool::new(n_threads);
-    let cache = Stream { values: vec![0.01; BYTES / size_of::<f32>()], next: Cell::new(0) };
+    let f32_cache = &Cache::new(0.01f32);
+    let bf16_cache = &Cache::new(bf16::from_f32(0.01).to_bits());
     let mut map = MmapMut::map_anon(BYTES).expect("memory");
     map.advise(Advice::HugePage).ok();
     map.fill(BYTE);
@@ -272,13 +342,17 @@ fn main() {
     rows.extend(products!(scalar::matmul_f32; f32s, &pool));
     rows.extend(products!(scalar_codes::matmul_int8, 128; int8s.1, &pool));
     rows.extend(products!(scalar_codes::matmul_int4, 64; int4s.1, &pool));
-    rows.extend(others!(scalar, &cache, &pool));
+    rows.extend(attentions!(scalar, f32_cache, &pool));
+    rows.extend(attentions!(scalar_bf16, bf16_cache, &pool));
+    rows.extend(others!(scalar));
     if machine.isas.contains(&Isa::Avx2) {
         rows.extend(products!(avx2::matmul_bf16; bf16s, &pool));
         rows.extend(products!(avx2::matmul_f32; f32s, &pool));
         rows.extend(products!(avx2_codes::matmul_int8, 128; int8s.1, &pool));
         rows.extend(products!(avx2_codes::matmul_int4, 64; int4s.1, &pool));
-        rows.extend(others!(avx2, &cache, &pool));
+        rows.extend(attentions!(avx2, f32_cache, &pool));
+        rows.extend(attentions!(avx2_bf16, bf16_cache, &pool));
+        rows.extend(others!(avx2));
     }
     if machine.isas.contains(&Isa::Avx512) {
         rows.extend(products!(avx512::matmul_bf16; bf16s, &pool));
@@ -286,9 +360,12 @@ fn main() {
         rows.extend(products!(avx512_dot::matmul_bf16_dot, 1; bf16s, &pool));
         rows.extend(products!(avx512_codes::matmul_int8, 128; int8s.1, &pool));
         rows.extend(products!(avx512_codes::matmul_int4, 64; int4s.1, &pool));
-        rows.extend(others!(avx512, &cache, &pool));
+        rows.extend(attentions!(avx512, f32_cache, &pool));
+        rows.extend(attentions!(avx512_bf16, bf16_cache, &pool));
+        rows.extend(others!(avx512));
     }
     if amx::tiles::allowed() {
+        rows.extend(attentions!(amx, bf16_cache, &pool));
         rows.extend(products!(amx::matmul_bf16, 1; bf16s, &pool));
         rows.extend(products!(amx::matmul_bf16, 3; bf16s, &pool));
         rows.extend(products!(amx_int8::matmul_int8, 64; int8s.0, &pool));

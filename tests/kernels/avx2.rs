@@ -1,16 +1,20 @@
 //! The kernels in `templates/kernels/cpu/avx2`, as an emitted crate compiles them.
 
-pub(super) use super::operand_f32 as operand;
+pub(super) use super::{operand_f32 as operand, store_f32 as store, strip};
 
 #[path = "../../templates/kernels/cpu/avx2/activation.rs"]
 pub mod activation;
-#[path = "../../templates/kernels/cpu/avx2/attention.rs"]
-pub mod attention;
+#[path = "../../templates/kernels/cpu/avx2/attend.rs"]
+pub mod attend;
 #[path = "../../templates/kernels/cpu/avx2/matmul_bf16.rs"]
 pub mod matmul_bf16;
 #[path = "../../templates/kernels/cpu/avx2/matmul_f32.rs"]
 pub mod matmul_f32;
+#[path = "../../templates/kernels/cpu/avx2/merge.rs"]
+pub mod merge;
 #[path = "../../templates/kernels/cpu/avx2/norm.rs"]
 pub mod norm;
+#[path = "../../templates/kernels/cpu/avx2/pair_f32.rs"]
+pub mod pair;
 #[path = "../../templates/kernels/cpu/avx2/rope.rs"]
 pub mod rope;

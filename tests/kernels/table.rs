@@ -12,13 +12,39 @@ use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use synth::image::Layout;
 
 use super::{
-    amx, amx_int4, amx_int8, avx2, avx2_codes, avx512, avx512_codes, avx512_dot, avx512_operand_int8, operand_bf16, operand_f32,
-    operand_int8, scalar, scalar_codes,
+    amx, amx_int4, amx_int8, avx2, avx2_bf16, avx2_codes, avx512, avx512_bf16, avx512_codes, avx512_dot,
+    avx512_operand_int8, operand_bf16, operand_f32, operand_int8, scalar, scalar_bf16, scalar_codes, store_bf16,
+    store_f32, strip,
 };
 
 /// The cells of some panels: rows `x` of K, a matrix of weights, and which of its panels.
 pub type Matmul = fn(&[Vec<f32>], &[Vec<f32>], Range<usize>) -> Vec<Vec<f32>>;
-pub type Attend = fn(&[f32], &[f32], &[f32], &[u32], usize, usize, Range<usize>, &mut [f32], &mut [f32]);
+/// Attends rows of queries, HEAD_DIM each, to the positions that each sees of a sequence, in strips of this many rows;
+/// where ranges are spread over threads each is looked at alone.
+pub type Attend = fn(&[Vec<f32>], &dyn Fn(usize) -> Range<usize>, &Past, usize, Spread) -> Vec<Vec<f32>>;
+
+/// How the ranges of a strip are looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum Spread {
+    /// One after the other.
+    Together,
+    /// Each alone, and then put together.
+    Apart,
+}
+
+/// The past of one head of a sequence.
+pub struct Past {
+    /// Of every position a key and a value.
+    pub rows: Vec<[Vec<f32>; 2]>,
+    /// Where its blocks lie in a pool of so many.
+    pub blocks: Vec<u32>,
+    pub n_blocks: usize,
+    /// Which of how many heads it is.
+    pub head: usize,
+    pub n_heads: usize,
+    /// What another sequence has left in the pool.
+    pub stale: f32,
+}
 
 /// One matrix product at one K.
 pub struct Product {
@@ -63,15 +89,20 @@ impl Cells {
 
 /// Attention at one shape.
 pub struct Attention {
+    /// The cells of the cache.
+    pub name: &'static str,
     pub head_dim: usize,
-    pub group: usize,
     pub block: usize,
     pub run: Attend,
+    /// What a channel of a key or value is in the cache.
+    pub stored: fn(f32) -> f32,
+    /// Relative error of a query, and of a weight, before it is multiplied.
+    pub rounding: f64,
 }
 
 impl fmt::Debug for Attention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "head dim {}, group {}, block {}", self.head_dim, self.group, self.block)
+        write!(f, "{}, head dim {}, block {}", self.name, self.head_dim, self.block)
     }
 }
 
@@ -163,18 +194,85 @@ type RoundedOperand<const K: usize> = operand_bf16::Operand<K, 1>;
 type WholeOperand<const K: usize> = operand_bf16::Operand<K, 3>;
 
 macro_rules! attentions {
-    ($isa:ident, $(($head_dim:literal $group:literal $block:literal))*) => {
+    ($isa:ident, $store:ident, $element:ty, $rounding:expr; $(($head_dim:literal $channels:literal $block:literal))*) => {
         vec![$(Attention {
+            name: stringify!($store),
             head_dim: $head_dim,
-            group: $group,
             block: $block,
-            run: $isa::attention::attend::<$head_dim, $group, $block>,
+            stored: |x| <$element as Number>::from_f32(x).to_f32(),
+            rounding: $rounding,
+            run: |queries, seen, past, n_rows, spread| {
+                type Cells = Vec<$store::Cell>;
+                let len = past.n_blocks * past.n_heads * $block * $channels;
+                let stale = <$element as Number>::from_f32(past.stale).cell();
+                let [mut keys, mut values]: [Cells; 2] = [vec![stale; len], vec![stale; len]];
+                let block_len = past.n_heads * $block * $channels;
+                for (position, [key, value]) in past.rows.iter().enumerate() {
+                    let start = past.blocks[position / $block] as usize * block_len;
+                    // The other heads hold what this one does not.
+                    let all = |of: &[f32]| {
+                        let mut all = vec![-7.0; past.n_heads * $head_dim];
+                        all[past.head * $head_dim..][..$head_dim].copy_from_slice(of);
+                        all
+                    };
+                    $store::store::<$head_dim, $channels, $block>(
+                        &mut keys[start..][..block_len],
+                        &mut values[start..][..block_len],
+                        position % $block,
+                        &all(key),
+                        &all(value),
+                    );
+                }
+                let past = strip::Past {
+                    keys: &keys, values: &values, blocks: &past.blocks, head: past.head, n_heads: past.n_heads
+                };
+                let mut scratch = $isa::attend::Scratch::new($channels);
+                let mut out = vec![];
+                for (strip_idx, strip) in queries.chunks(n_rows).enumerate() {
+                    let mut padded = vec![0.0; strip.len() * $channels];
+                    for (padded, query) in padded.chunks_mut($channels).zip(strip) {
+                        padded[..$head_dim].copy_from_slice(query);
+                    }
+                    let seen = |row: usize| seen(strip_idx * n_rows + row);
+                    let ranges = seen(0).start / strip::RANGE..seen(strip.len() - 1).end.div_ceil(strip::RANGE);
+                    let found_len = strip::found_len($channels);
+                    let mut attended = vec![f32::NAN; strip.len() * found_len];
+                    attended.chunks_mut(found_len).for_each(strip::nothing);
+                    let mut look = |range, attended: &mut [f32]| {
+                        $isa::attend::attend::<$channels, $block>(&padded, &past, range, seen, &mut scratch, attended);
+                    };
+                    for range in ranges {
+                        match spread {
+                            Spread::Together => look(range, &mut attended),
+                            Spread::Apart => {
+                                let mut found = vec![f32::NAN; attended.len()];
+                                found.chunks_mut(found_len).for_each(strip::nothing);
+                                look(range, &mut found);
+                                for (attended, found) in attended.chunks_mut(found_len).zip(found.chunks(found_len)) {
+                                    $isa::merge::merge(attended, found);
+                                }
+                            }
+                        }
+                    }
+                    out.extend(attended.chunks(found_len).map(|row| -> Vec<f32> {
+                        row[..$head_dim].iter().map(|value| value / row[$channels + 1]).collect()
+                    }));
+                }
+                out
+            },
         }),*]
     };
 }
 
+/// Attention over a cache in bf16, whose blocks are of 32 positions.
+macro_rules! bf16_attentions {
+    ($isa:ident, $rounding:expr) => {
+        attentions!($isa, store_bf16, bf16, $rounding; (6 32 64) (24 32 32) (64 64 32) (80 96 64) (128 128 32))
+    };
+}
+
 macro_rules! isa {
-    ($isa:ident) => {
+    ($isa:ident, $bf16:ident) => {
         Isa {
             name: stringify!($isa),
             products: [
@@ -184,9 +282,14 @@ macro_rules! isa {
             .into_iter()
             .flatten()
             .collect(),
-            attention: attentions!($isa,
-                (2 1 1) (2 3 4) (4 7 16) (6 2 3) (8 1 16) (10 5 8) (16 2 16) (18 6 16) (24 4 7)
-                (40 3 16) (64 1 16) (64 7 16) (80 2 32) (96 8 16) (128 2 16) (128 9 16)),
+            attention: [
+                attentions!($isa, store_f32, f32, 0.0;
+                    (2 16 16) (6 16 64) (10 16 32) (16 16 16) (24 32 16) (40 48 16) (64 64 32) (80 80 64) (128 128 16)),
+                bf16_attentions!($bf16, 0.0),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             rms_norm: $isa::norm::rms_norm,
             rotate: $isa::rope::rotate,
             silu_mul: $isa::activation::silu_mul,
@@ -198,9 +301,18 @@ macro_rules! isa {
 trait Number {
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
+    /// As the cache holds it.
+    fn cell(self) -> Self::Cell;
+    type Cell;
 }
 
 impl Number for f32 {
+    type Cell = f32;
+
+    fn cell(self) -> f32 {
+        self
+    }
+
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -211,6 +323,12 @@ impl Number for f32 {
 }
 
 impl Number for bf16 {
+    type Cell = u16;
+
+    fn cell(self) -> u16 {
+        self.to_bits()
+    }
+
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
     }
@@ -225,12 +343,12 @@ const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 
 /// The instruction sets that can run here; the others are named in the output.
 pub fn isas() -> Vec<Isa> {
-    let mut plain = isa!(scalar);
+    let mut plain = isa!(scalar, scalar_bf16);
     plain.products.extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
     plain.products.extend(codes!(scalar_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
     let mut isas = vec![plain];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        let mut wide = isa!(avx2);
+        let mut wide = isa!(avx2, avx2_bf16);
         wide.products.extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
         wide.products.extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
         isas.push(wide);
@@ -238,7 +356,7 @@ pub fn isas() -> Vec<Isa> {
         println!("not run: avx2 kernels, this processor has no AVX2 and FMA");
     }
     if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
-        let mut widest = isa!(avx512);
+        let mut widest = isa!(avx512, avx512_bf16);
         let dot = products!(
             avx512_dot::matmul_bf16_dot, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING
         );
@@ -261,6 +379,7 @@ pub fn isas() -> Vec<Isa> {
             widest.products.extend(
                 codes!(amx_int4::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4; 32 64 128),
             );
+            widest.attention.extend(bf16_attentions!(amx, BF16_ROUNDING));
         } else {
             println!("not run: amx kernels, this processor has no AMX or the system does not let it be used");
         }

@@ -4,11 +4,14 @@ use clap::Parser;
 use harness::ledger;
 use serde_json::{Value, json};
 use synth::{
+    axis::Axis,
     calibration::{Calibration, Candidate, Measured},
+    feasibility::MemoryPlan,
     held::{Format, Held},
-    mechanism::{Cost, Fit},
+    mechanism::{Cost, Fit, Guarantee, Mechanism},
     planner::{self, Answer},
     target::Isa,
+    workload::Precision,
 };
 use templates::CATALOGUE;
 
@@ -90,7 +93,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         ui.print(format_args!("measured  {ms:.3} ms a token alone, by entry {id} of the ledger"));
     }
     ui.print(format_args!("reserved  {}", pipeline::reserved(&asked, &decided.memory)));
-    let candidates = decided.calibration.as_ref().map(|it| candidates(&asked, decided.memory.held, it, ui));
+    let candidates = decided.calibration.as_ref().map(|it| candidates(&asked, &chosen(&decided), it, ui));
     ui.print_json(&json!({
         "version": 1, "name": asked.workload.name, "plan_digest": decided.plan.digest(),
         "isa": decided.plan.isa.name(), "axes": axes, "predicted_ms_per_token": milliseconds(whole),
@@ -101,8 +104,23 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     Ok(())
 }
 
+/// What the plan rounds: how it holds weights and keeps keys and values, and whether its kernels round activations of bf16.
+fn chosen(decided: &Decided) -> Candidate {
+    let MemoryPlan { held, kv, .. } = decided.memory;
+    let is_kernels = |mechanism: &&&dyn Mechanism| {
+        decided.plan.on(Axis::Kernels).is_some_and(|it| it.mechanism == mechanism.name())
+    };
+    let kernels = CATALOGUE.mechanisms.iter().find(is_kernels);
+    let rounds = kernels.is_some_and(|it| it.guarantee() == Guarantee::Bounded);
+    Candidate {
+        held,
+        bf16_activations: held.layers == Format::Bf16 && rounds,
+        bf16_kv: kv == Precision::Bf16,
+    }
+}
+
 /// Shows what each way to round the model was measured to cost, and which one the plan holds. The rows, for programs.
-fn candidates(asked: &Asked, chosen: Held, calibration: &Calibration, ui: &Ui) -> Vec<Value> {
+fn candidates(asked: &Asked, chosen: &Candidate, calibration: &Calibration, ui: &Ui) -> Vec<Value> {
     let text = if calibration.from_samples { "the spec's samples" } else { "made-up tokens" };
     ui.print(format_args!(
         "\ncandidates, by the oracle at {} positions of {text}; perplexity at {} others",
@@ -114,7 +132,7 @@ fn candidates(asked: &Asked, chosen: Held, calibration: &Calibration, ui: &Ui) -
     let mark = |is_chosen| if is_chosen { "→" } else { " " };
     ui.print(format_args!(
         "{} {:<8} {:<8} {:<8} {:<4} {:>8.1}  as stored",
-        mark(chosen == stored),
+        mark(*chosen == Candidate::of(stored)),
         stored.layers,
         stored.head,
         "f32",
@@ -130,7 +148,7 @@ fn candidates(asked: &Asked, chosen: Held, calibration: &Calibration, ui: &Ui) -
         };
         let kv = if bf16_kv { "bf16" } else { "f32" };
         let broken = divergence.broken(asked.workload.tolerance);
-        let is_chosen = *candidate == Candidate::of(chosen);
+        let is_chosen = candidate == chosen;
         let bounds: Vec<_> = broken.iter().map(|it| it.bound).collect();
         ui.print(format_args!(
             "{} {:<8} {:<8} {products:<8} {kv:<4} {:>8.1}  {:.1e}  {:.1e}  {:>6.2} %  {:.1e}  × {perplexity_ratio:<7.4} {}",
@@ -153,11 +171,11 @@ fn candidates(asked: &Asked, chosen: Held, calibration: &Calibration, ui: &Ui) -
         })
     };
     let rows = calibration.measured.iter().map(row).collect();
-    if chosen != stored && calibration.of(&Candidate::of(chosen)).is_none() {
-        let (layers, head) = (chosen.layers, chosen.head);
+    if *chosen != Candidate::of(stored) && calibration.of(chosen).is_none() {
+        let Held { layers, head } = chosen.held;
         ui.print(format_args!(
             "→ {layers:<8} {head:<8} {:>22.1}  decided by hand, not measured",
-            megabytes(chosen)
+            megabytes(chosen.held)
         ));
     }
     rows

@@ -236,10 +236,14 @@ impl Decided {
         })?;
         let held = planner::held(&plan, CATALOGUE.mechanisms)
             .ok_or_else(|| Failure::new(Exit::Internal, "the plan does not say how weights are held"))?;
+        let kv = planner::kv(&plan, CATALOGUE.mechanisms).ok_or_else(|| {
+            Failure::new(Exit::Internal, "the plan does not say how keys and values are kept")
+        })?;
         let memory = feasibility::memory(
             &asked.workload,
             &asked.model,
             held,
+            kv,
             knob(&plan, Axis::Kv, "block"),
             knob(&plan, Axis::Schedule, "rows"),
         );
@@ -414,10 +418,11 @@ pub fn proven(proof: &Proof) -> String {
 /// The memory plan in one line: what the binary takes before it is ready.
 pub fn reserved(asked: &Asked, memory: &MemoryPlan) -> String {
     format!(
-        "{} weights + {} in {} KV blocks + {} scratch = {} of {}",
+        "{} weights + {} in {} KV blocks of {} + {} scratch = {} of {}",
         Bytes(memory.weights),
         Bytes(memory.kv_bytes),
         memory.kv_blocks,
+        memory.kv.name(),
         Bytes(memory.scratch),
         Bytes(memory.total),
         asked.workload.target.memory

@@ -82,7 +82,7 @@ pub fn race(
     let contenders = contenders(asked, &job, rules, runtime, ui)?;
 
     let n_positions = workload.traffic.prompt.p50 + workload.traffic.output.p50 / 2;
-    let bytes_per_token = decode_bytes(&asked.model, memory.held, size_of::<f32>() as u64, n_positions);
+    let bytes_per_token = decode_bytes(&asked.model, memory.held, memory.kv, n_positions);
     let race = bench::Job {
         workload,
         context,

@@ -50,7 +50,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// priority, so that a server is ready before the last gigabyte of its cache is.
 ///
 /// What is used before its turn is granted then, page by page.
-pub fn grant_later<'a>(regions: impl IntoIterator<Item = &'a [f32]>) {
+pub fn grant_later<'a, T: 'a>(regions: impl IntoIterator<Item = &'a [T]>) {
     let regions: Vec<(usize, usize)> =
         regions.into_iter().map(|region| (region.as_ptr().addr(), size_of_val(region))).collect();
     let grant = move || {
@@ -78,19 +78,31 @@ fn grant_in_pieces(regions: &[(usize, usize)]) {
     }
 }
 
-/// Zeros that begin on a cache line, granted as by [`granted`].
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Zeros that begin on a cache line.
 pub struct Lines<T> {
     cells: Vec<T>,
     start: usize,
 }
 
 impl<T: Copy + Default> Lines<T> {
-    /// `len` zeros.
+    const SPARE: usize = LINE / size_of::<T>();
+
+    /// `len` zeros, granted as by [`granted`].
     pub fn new(len: usize) -> Self {
-        const LINE: usize = 64;
-        let spare = LINE / size_of::<T>();
-        let mut cells = vec![T::default(); len + spare];
+        let mut cells = vec![T::default(); len + Self::SPARE];
         grant(&mut cells);
+        Self::aligned(cells, len)
+    }
+
+    /// `len` zeros that nobody has touched.
+    pub fn untouched(len: usize) -> Self {
+        Self::aligned(vec![T::default(); len + Self::SPARE], len)
+    }
+
+    fn aligned(mut cells: Vec<T>, len: usize) -> Self {
         let start = cells.as_ptr().align_offset(LINE);
         cells.truncate(start + len);
         Self { cells, start }
@@ -155,8 +167,10 @@ mod tests {
     #[test]
     fn lines_begin_on_a_line_and_are_as_long_as_asked() {
         for len in [0, 1, 31, 1000] {
-            let lines = Lines::<u16>::new(len);
-            assert_eq!((lines.as_ptr().addr() % 64, lines.len()), (0, len));
+            for lines in [Lines::<u16>::new(len), Lines::untouched(len)] {
+                assert_eq!((lines.as_ptr().addr() % 64, lines.len()), (0, len));
+                assert!(lines.iter().all(|cell| *cell == 0));
+            }
         }
     }
 }

@@ -46,13 +46,14 @@ impl Builder<'_> {
     /// The workload, or `None` where some field is missing or wrong; that field's error is there already.
     fn workload(&mut self) -> Option<Workload> {
         // Every part is read before the first `?`, so that each one reports what is wrong with it.
-        let (name, model, weights) = (self.text("name"), self.model(), self.weights());
+        let (name, model, weights, kv) = (self.text("name"), self.model(), self.weights(), self.kv());
         let (target, traffic) = (self.target(), self.traffic());
         let (api, slo, tolerance) = (self.api(), self.slo(), self.tolerance());
         let mut workload = Workload {
             name: name?,
             model: model?,
             weights: weights?,
+            kv: kv?,
             target: target?,
             traffic: traffic?,
             output: Output::Text,
@@ -103,6 +104,13 @@ impl Builder<'_> {
             return None;
         }
         Some(Some(Weights { layers, head }))
+    }
+
+    fn kv(&self) -> Option<Option<Precision>> {
+        match self.given("kv") {
+            true => precision(self.choice("kv")?).map(Some),
+            false => Some(None),
+        }
     }
 
     fn target(&self) -> Option<Cpu> {
@@ -293,6 +301,7 @@ fn digest(workload: &Workload) -> String {
         "name": workload.name,
         "model": model,
         "weights": workload.weights,
+        "kv": workload.kv,
         "target": workload.target,
         "traffic": Traffic { arrivals, samples: None, ..workload.traffic.clone() },
         "output": workload.output,

@@ -61,6 +61,9 @@ pub(super) const METRICS: [&str; 8] =
 /// Number formats of weights, in the order of [`super::Precision::ALL`].
 const PRECISIONS: [&str; 4] = ["f32", "bf16", "int8", "int4"];
 
+/// Those of them that keys and values may have.
+const CACHED: [&str; 2] = ["f32", "bf16"];
+
 const TOKENS: Kind = Kind::Integer { min: 1, max: 1 << 20 };
 
 /// Parents before children, in the order of the documentation.
@@ -114,6 +117,12 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Choice(&PRECISIONS),
         need: Need::Optional("the cheapest that keeps the tolerance beside these layers"),
         doc: "Format of the output head and the embedding: that of the layers, or a finer one where those are int8 or int4.",
+    },
+    Field {
+        path: "kv",
+        kind: Kind::Choice(&CACHED),
+        need: Need::Optional("the cheapest that keeps the tolerance; f32 for exact tokens"),
+        doc: "Forces a number format on the keys and values of attention in memory. A tolerance that it breaks is then an error.",
     },
     Field { path: "target", kind: Kind::Map, need: Need::Required, doc: "The machine to serve on." },
     Field { path: "target.cpu", kind: Kind::Map, need: Need::Required, doc: "A CPU." },

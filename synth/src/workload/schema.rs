@@ -75,6 +75,8 @@ Every error names file, line, column and field, and all of them are shown at onc
 - a bound in `slo.keep` below what the machine's measured bandwidth and arithmetic allow;
 - `weights` that round what is stored, under `tolerance: { tokens: exact }`;
 - `weights` that were measured to break the tolerance;
+- `kv` other than f32, under `tolerance: { tokens: exact }`;
+- `kv` that was measured to break the tolerance;
 - `chat` for a model without a chat template.
 
 This page is made by `synth::workload::schema::markdown`; do not edit it.

@@ -1,7 +1,7 @@
 //! How far decoding is from what memory bandwidth allows.
 
 use serde::{Deserialize, Serialize};
-use synth::{held::Held, model::Model};
+use synth::{feasibility::kv_bytes_per_position, held::Held, model::Model, workload::Precision};
 
 /// What one decoded token must read with one sequence in flight, and how fast the machine reads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -53,11 +53,11 @@ impl Roofline {
 /// included, one row of the embedding, and the keys and values of the positions it sees. Norms and biases are left
 /// out; they are below a thousandth.
 #[must_use]
-pub fn decode_bytes(model: &Model, held: Held, kv_bytes: u64, n_positions: usize) -> u64 {
+pub fn decode_bytes(model: &Model, held: Held, kv: Precision, n_positions: usize) -> u64 {
     let dims = &model.dims;
     let weights = held.bytes_per_pass(model) + held.head.bytes(1, dims.hidden);
     let seen = model.sliding_window.map_or(n_positions, |window| n_positions.min(window));
-    weights + (dims.layers * 2 * dims.kv_rows() * seen) as u64 * kv_bytes
+    weights + seen as u64 * kv_bytes_per_position(model, kv)
 }
 
 #[cfg(test)]

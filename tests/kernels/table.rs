@@ -12,8 +12,8 @@ use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use synth::image::Layout;
 
 use super::{
-    amx, amx_int4, amx_int8, avx2, avx2_codes, avx512, avx512_codes, avx512_dot, avx512_operand_int8, operand_bf16, operand_f32,
-    operand_int8, scalar, scalar_codes,
+    amx, amx_int4, amx_int8, avx2, avx2_codes, avx512, avx512_codes, avx512_dot, avx512_operand_int8,
+    operand_bf16, operand_f32, operand_int8, scalar, scalar_codes,
 };
 
 /// The cells of some panels: rows `x` of K, a matrix of weights, and which of its panels.
@@ -226,13 +226,17 @@ const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 /// The instruction sets that can run here; the others are named in the output.
 pub fn isas() -> Vec<Isa> {
     let mut plain = isa!(scalar);
-    plain.products.extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
+    plain
+        .products
+        .extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
     plain.products.extend(codes!(scalar_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
     let mut isas = vec![plain];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         let mut wide = isa!(avx2);
-        wide.products.extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
-        wide.products.extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
+        wide.products
+            .extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
+        wide.products
+            .extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
         isas.push(wide);
     } else {
         println!("not run: avx2 kernels, this processor has no AVX2 and FMA");

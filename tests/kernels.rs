@@ -34,9 +34,11 @@ mod table;
 
 use std::ops::Range;
 
-use rt::image::PANEL;
+use harness::quantise::{INT4, INT8};
+use rt::image::{Int4, Int8, PANEL};
+use synth::image::Layout;
 
-use table::{Attention, Past, Product, Spread, isas};
+use table::{Attention, Past, Product, Spread, isas, panels};
 
 /// Half a unit in the last place of an f32 around one.
 const HALF_ULP: f64 = 1.0 / (1 << 24) as f64;
@@ -149,6 +151,22 @@ fn a_cell_depends_on_its_row_and_its_weights_alone() {
         for product in &isa.products {
             assert_eq!(dependence(product), None, "{} {}", isa.name, product.name);
         }
+    }
+}
+
+/// An embedding is looked up in the panels of the head.
+#[test]
+fn rows_of_codes_are_the_rounded_weights() {
+    let mut values = Values(9);
+    let rows: Vec<_> = (0..70).map(|_| values.many(200)).collect();
+    let int8 = panels::<Int8<64>>(Layout::Int8Panels(64), &rows);
+    let int4 = panels::<Int4<32>>(Layout::Int4Panels(32), &rows);
+    for (idx, row) in rows.iter().enumerate() {
+        let (mut eight, mut four) = (row.clone(), row.clone());
+        INT8.round_weights(&mut eight, 200, 64);
+        INT4.round_weights(&mut four, 200, 32);
+        assert_eq!(int8.row(idx).collect::<Vec<_>>(), eight);
+        assert_eq!(int4.row(idx).collect::<Vec<_>>(), four);
     }
 }
 

@@ -91,7 +91,11 @@ impl Layout {
 
     /// Bytes of a tensor of `rows` by `cols` elements, with what fills its last panel.
     pub fn bytes(self, rows: usize, cols: usize) -> usize {
-        if self.is_in_panels() { rows.div_ceil(PANEL) * self.unit_bytes(cols) } else { rows * self.unit_bytes(cols) }
+        if self.is_in_panels() {
+            rows.div_ceil(PANEL) * self.unit_bytes(cols)
+        } else {
+            rows * self.unit_bytes(cols)
+        }
     }
 }
 

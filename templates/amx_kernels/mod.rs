@@ -44,9 +44,10 @@ impl Mechanism for AmxKernels {
                 cost(job.model, 256.0 / 3.0),
                 "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
             ),
-            Some(Format::Int8(_) | Format::Int4(_)) => {
-                Fit::yes(cost(job.model, 512.0), "AMX multiplies sixteen rows by sixteen columns of codes at once.")
-            }
+            Some(Format::Int8(_) | Format::Int4(_)) => Fit::yes(
+                cost(job.model, 512.0),
+                "AMX multiplies sixteen rows by sixteen columns of codes at once.",
+            ),
             Some(Format::F32) | None => Fit::no("weights are held in f32, which tiles do not multiply"),
         }
     }
@@ -62,12 +63,8 @@ impl Mechanism for AmxKernels {
         ));
         let bf16 = product!("avx512/operand_bf16.rs", "amx/matmul_bf16.rs", &["avx512f", "avx512bf16"]);
         // The bits of a product of codes are the same, whatever multiplies them.
-        let codes = |matmul, few_rows| Product {
-            matmul,
-            few_rows: Some(few_rows),
-            tiles: true,
-            ..AVX512.int8
-        };
+        let codes =
+            |matmul, few_rows| Product { matmul, few_rows: Some(few_rows), tiles: true, ..AVX512.int8 };
         let kernels = Kernels {
             bf16: Product { terms, tiles: true, ..bf16 },
             int8: codes(include_str!("../kernels/cpu/amx/matmul_int8.rs"), AVX512.int8.matmul),

@@ -36,7 +36,10 @@ impl Mechanism for Avx2Kernels {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
         if job.held.is_some_and(|held| is_codes(held.layers)) {
-            return Fit::yes(cost(job.model, 32.0 / 3.0), "AVX2 multiplies and adds thirty-two codes in three instructions.");
+            return Fit::yes(
+                cost(job.model, 32.0 / 3.0),
+                "AVX2 multiplies and adds thirty-two codes in three instructions.",
+            );
         }
         Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
     }

@@ -36,7 +36,10 @@ impl Mechanism for Avx512Kernels {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
         if job.held.is_some_and(|held| is_codes(held.layers)) {
-            return Fit::yes(cost(job.model, 64.0), "AVX-512 VNNI multiplies and adds sixty-four codes at a time.");
+            return Fit::yes(
+                cost(job.model, 64.0),
+                "AVX-512 VNNI multiplies and adds sixty-four codes at a time.",
+            );
         }
         Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
     }

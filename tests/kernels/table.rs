@@ -344,13 +344,17 @@ const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 /// The instruction sets that can run here; the others are named in the output.
 pub fn isas() -> Vec<Isa> {
     let mut plain = isa!(scalar, scalar_bf16);
-    plain.products.extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
+    plain
+        .products
+        .extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
     plain.products.extend(codes!(scalar_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
     let mut isas = vec![plain];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         let mut wide = isa!(avx2, avx2_bf16);
-        wide.products.extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
-        wide.products.extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
+        wide.products
+            .extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
+        wide.products
+            .extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
         isas.push(wide);
     } else {
         println!("not run: avx2 kernels, this processor has no AVX2 and FMA");

@@ -345,9 +345,9 @@ impl Decided {
 /// Whose fault it is that a crate cannot be written.
 fn not_emitted(asked: &Asked, error: EmitError) -> Failure {
     let exit = match &error {
-        EmitError::MissingKnob { .. }
-        | EmitError::Undecided { .. }
-        | EmitError::Conflict { .. } => Exit::Spec,
+        EmitError::MissingKnob { .. } | EmitError::Undecided { .. } | EmitError::Conflict { .. } => {
+            Exit::Spec
+        }
         EmitError::Format(FormatError::Missing(_)) => Exit::Environment,
         _ => Exit::Internal,
     };

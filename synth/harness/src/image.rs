@@ -9,7 +9,9 @@ use std::thread;
 use half::bf16;
 use sha2::{Digest, Sha256};
 use synth::hex;
-use synth::image::{ALIGNMENT, Entry, Header, Layout, MAGIC, PANEL, Recipe, TILE_BYTES, TILE_CELLS, TILE_COLUMNS, Tensor};
+use synth::image::{
+    ALIGNMENT, Entry, Header, Layout, MAGIC, PANEL, Recipe, TILE_BYTES, TILE_CELLS, TILE_COLUMNS, Tensor,
+};
 use synth::model::{Model, ModelErrors, TensorFact};
 
 use crate::checkpoint::load;

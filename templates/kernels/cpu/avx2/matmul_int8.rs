@@ -2,6 +2,12 @@
 //!
 //! Checked against Σₖ x · w in f64, of the numbers that the codes stand for: off by less than
 //! (groups + 3) · 2⁻²⁴ · Σₖ |x · w|. Each instruction set gives the same bits.
+//!
+//! Two threads of an Intel Xeon that others used too, best of sixty runs of `kernels_speed`, groups of 128, K = 1024; the
+//! probe read 27 GB/s, multiply-adds of f32 in registers reached 356 GFLOP/s:
+//!
+//! * magnitudes by the other factor with the sign, strips of 2 rows, 2 KiB fetched ahead: 26 GB/s of weights with one row, 10
+//!   with 8; 178 GOP/s with 512 rows, half of what f32 could
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -78,7 +84,10 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
                     let scale = _mm256_loadu_ps(scales.as_ptr().add(8 * quarter));
                     let sum = sums.as_mut_ptr().add(8 * quarter);
                     let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x_scale));
-                    _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, _mm256_loadu_ps(sum)));
+                    _mm256_storeu_ps(
+                        sum,
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, _mm256_loadu_ps(sum)),
+                    );
                 }
             }
         }

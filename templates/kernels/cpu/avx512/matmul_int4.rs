@@ -2,6 +2,12 @@
 //!
 //! Checked against Σₖ x · w in f64, of the numbers that the codes stand for: off by less than
 //! (groups + 3) · 2⁻²⁴ · Σₖ |x · w|. Each instruction set gives the same bits.
+//!
+//! Two threads of an Intel Xeon that others used too, best of sixty runs of `kernels_speed`, groups of 64, K = 1024; the
+//! probe read 28 to 33 GB/s:
+//!
+//! * strips of 8 rows, 2 KiB fetched ahead: 28 GB/s of weights with one row, 21 with 8; 681 GOP/s with 512 rows
+//! * 4 KiB fetched ahead: 35 GB/s with one row, 26 with 8
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -78,7 +84,8 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
                 let (upper, sign) = (_mm512_set1_epi8(0xF0_u8 as i8), _mm512_set1_epi8(-128));
                 let lower = weights.map(|codes| _mm512_slli_epi32::<4>(codes));
                 for (second, weights) in [lower, weights].into_iter().enumerate() {
-                    let weights = weights.map(|codes| _mm512_ternarylogic_epi32::<AND_XOR>(codes, upper, sign));
+                    let weights =
+                        weights.map(|codes| _mm512_ternarylogic_epi32::<AND_XOR>(codes, upper, sign));
                     for (dots, row) in dots.iter_mut().zip(rows) {
                         let x = row.add(group * GROUP + 8 * cell + 4 * second).cast::<i32>().read();
                         for (dot, weights) in dots.iter_mut().zip(weights) {
@@ -98,7 +105,10 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
                     let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(scale)));
                     let scale = _mm512_mul_ps(scale, x_scale);
                     let sum = sums.as_mut_ptr().add(16 * half);
-                    _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, _mm512_loadu_ps(sum)));
+                    _mm512_storeu_ps(
+                        sum,
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, _mm512_loadu_ps(sum)),
+                    );
                 }
             }
         }

@@ -2,6 +2,12 @@
 //!
 //! Checked against Σₖ x · w in f64, of the numbers that the codes stand for: off by less than
 //! (groups + 3) · 2⁻²⁴ · Σₖ |x · w|. Each instruction set gives the same bits.
+//!
+//! Two threads of an Intel Xeon that others used too, best of sixty runs of `kernels_speed`, groups of 128, K = 1024; the
+//! probe read 28 to 33 GB/s:
+//!
+//! * strips of 8 rows, 2 KiB fetched ahead: 34 GB/s of weights with one row, 24 with 8; 760 GOP/s with 512 rows
+//! * 4 KiB fetched ahead: 36 GB/s with one row, 30 with 8; more than the probe reads, which fetches nothing ahead
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -89,7 +95,10 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
                 unsafe {
                     let scale = _mm512_mul_ps(_mm512_loadu_ps(scales.as_ptr().add(16 * half)), x_scale);
                     let sum = sums.as_mut_ptr().add(16 * half);
-                    _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, _mm512_loadu_ps(sum)));
+                    _mm512_storeu_ps(
+                        sum,
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, _mm512_loadu_ps(sum)),
+                    );
                 }
             }
         }

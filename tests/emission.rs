@@ -203,8 +203,8 @@ fn bounds_on_gaps_shorten_steps_and_bounds_on_the_first_token_lengthen_them() {
         assert!(firsts.iter().rev().is_sorted() && firsts[2] == free, "{isa:?}: {firsts:?}");
         assert_eq!(of("tpot_p50: 0.001ms, ttft_p99: 0.001ms"), 32, "{isa:?}: the gap binds");
     }
-    let (_, reason) = rows(&keep("itl_p99: 0.02ms"), Isa::Avx2);
-    assert!(reason.contains("the most within itl_p99 of 0.020 ms: 2 threads at 197 GFLOP/s"), "{reason}");
+    let (_, reason) = rows(&keep("itl_p99: 0.08ms"), Isa::Avx2);
+    assert!(reason.contains("the most within itl_p99 of 0.080 ms: 2 threads at 197 GFLOP/s"), "{reason}");
     let (_, reason) = rows(&keep("itl_p99: 0.001ms"), Isa::Avx2);
     assert!(reason.contains("the fewest that there are, as none keep itl_p99 of 0.001 ms: "), "{reason}");
 }

@@ -53,7 +53,14 @@ impl Mechanism for AmxKernels {
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
-        (held.layers == Format::Bf16).then(|| rate(857.0))
+        match held.layers {
+            Format::F32 => None,
+            Format::Bf16 => Some(rate(857.0)),
+            Format::Int8(_) => Some(rate(2200.0)),
+            Format::Int4(32) => Some(rate(850.0)),
+            Format::Int4(64) => Some(rate(1700.0)),
+            Format::Int4(_) => Some(rate(2000.0)),
+        }
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

@@ -48,7 +48,8 @@ impl Mechanism for Avx2Kernels {
         match held.layers {
             Format::F32 => Some(rate(191.0)),
             Format::Bf16 => Some(rate(197.0)),
-            Format::Int8(_) | Format::Int4(_) => None,
+            Format::Int8(_) => Some(rate(178.0)),
+            Format::Int4(_) => Some(rate(156.0)),
         }
     }
 

@@ -48,7 +48,8 @@ impl Mechanism for Avx512Kernels {
         match held.layers {
             Format::F32 => Some(rate(384.0)),
             Format::Bf16 => Some(rate(375.0)),
-            Format::Int8(_) | Format::Int4(_) => None,
+            Format::Int8(_) => Some(rate(760.0)),
+            Format::Int4(_) => Some(rate(681.0)),
         }
     }
 

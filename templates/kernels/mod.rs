@@ -241,10 +241,10 @@ pub fn cost(model: &Model, lanes: f64) -> Cost {
     Cost { bytes: 0.0, instructions: read_weights(model) / lanes }
 }
 
-/// Operations a second of one thread, from the GFLOP/s that two reach with 512 rows: the last of the ladder at the head of
-/// the kernel's file, where a test looks it up.
-pub fn rate(gflops_of_two_threads: f64) -> f64 {
-    gflops_of_two_threads * 1e9 / 2.0
+/// Operations a second of one thread, from the 10⁹ that two reach with 512 rows: of the ladder at the head of the kernel's
+/// file, where a test looks it up.
+pub fn rate(giga_of_two_threads: f64) -> f64 {
+    giga_of_two_threads * 1e9 / 2.0
 }
 
 /// Weights that a position is multiplied by: all but the head, which most positions of a prompt do without.

@@ -7,7 +7,7 @@
 //! Up to 8 rows are multiplied by vectors, whose file has their figures.
 //!
 //! * a group unpacked for each strip of 32 rows, then as int8: 14 GB/s of weights with 12 rows, groups of 128, K = 1024;
-//!   with 512 rows, K = 3072: 0.85 TOP/s in groups of 32, 1.7 in groups of 64, 2.0 in groups of 128
+//!   with 512 rows, K = 3072: 850 GOP/s in groups of 32, 1700 GOP/s in groups of 64, 2000 GOP/s in groups of 128
 //! * one tile of rows where one is enough, the next step's weights fetched ahead: 18 GB/s with 12 rows
 //! * tiles multiply a group while vectors unpack the next and scale the one before, 512 k of a strip stay in L1 while eight
 //!   panels pass: no other figure than before, between noise

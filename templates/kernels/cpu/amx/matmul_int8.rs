@@ -6,7 +6,7 @@
 //! Two threads of an Intel Xeon that others used too, best of sixty runs of `kernels_speed`, groups of 128; the probe read
 //! 28 to 33 GB/s. Up to 8 rows are multiplied by vectors, whose file has their figures.
 //!
-//! * two by two tiles, then vectors: 20 GB/s of weights with 12 rows, K = 1024; 2.2 TOP/s with 512 rows, K = 3072
+//! * two by two tiles, then vectors: 20 GB/s of weights with 12 rows, K = 1024; 2200 GOP/s with 512 rows, K = 3072
 //! * one tile of rows where one is enough, the next step's weights fetched ahead: 29 GB/s with 12 rows
 //! * tiles multiply a group while vectors scale the one before, 512 k of a strip stay in L1 while eight panels pass: no other
 //!   figure than before, between noise

@@ -1,9 +1,8 @@
 //! The products of int4 in `templates/kernels/cpu/amx` and their operand, as an emitted crate compiles them.
 
 use super::amx::tiles;
+use super::avx512_codes::matmul_int4 as few_rows;
 pub(super) use super::avx512_operand_int8 as operand;
 
-#[path = "../../templates/kernels/cpu/avx512/matmul_int4.rs"]
-mod few_rows;
 #[path = "../../templates/kernels/cpu/amx/matmul_int4.rs"]
 pub mod matmul_int4;

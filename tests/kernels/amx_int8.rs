@@ -1,9 +1,8 @@
 //! The products of int8 in `templates/kernels/cpu/amx` and their operand, as an emitted crate compiles them.
 
 use super::amx::tiles;
+use super::avx512_codes::matmul_int8 as few_rows;
 pub(super) use super::avx512_operand_int8 as operand;
 
-#[path = "../../templates/kernels/cpu/avx512/matmul_int8.rs"]
-mod few_rows;
 #[path = "../../templates/kernels/cpu/amx/matmul_int8.rs"]
 pub mod matmul_int8;

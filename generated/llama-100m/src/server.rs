@@ -42,7 +42,7 @@ pub const LISTEN: &str = "127.0.0.1:8000";
 const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
-    spec_digest: "f9beea6e8c7f19b005fdac045d88f9130e976093dcfd64707b6b4cbe09c7ebae",
+    spec_digest: "a7f1bd06346a815376d4d68eaa556beccaeb54212b32381869f45e7c3308455b",
     plan_digest: "65ac048f5b74ff38a6adb91b0e7b6d00656466f761edfa1056fc3e10a00c2c2e",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };

@@ -126,63 +126,94 @@ impl Attention {
         out: &mut [f32],
     ) {
         let step = Step { rows, running, cache, qkv, out: Columns::new(out, Q_WIDTH) };
-        let threads = Columns::new(&mut self.threads, 1);
-        let strips = &self.strips;
-        // SAFETY: each thread takes its own, and does one task at a time.
-        let memory_of = |thread| unsafe { &mut threads.row_mut(thread, 0..1)[0] };
-        if rows.len() > SPLIT_ROWS {
-            // Head by head, as the strips of a prompt then find its keys and values in cache.
-            pool.run(N_KV_HEADS * strips.len(), |thread, task| {
-                let (head, strip) = (task / strips.len(), strips[task % strips.len()]);
-                let Thread { queries, attended, scratch } = memory_of(thread);
-                let (queries, attended) =
-                    (step.queries(strip, head, queries), &mut attended[..strip.n_rows * GROUP * FOUND]);
-                attended.chunks_exact_mut(FOUND).for_each(nothing);
-                for range in step.ranges(strip) {
-                    step.look(strip, head, range, queries, scratch, attended);
-                }
-                for (row, attended) in attended.chunks_exact(FOUND).enumerate() {
-                    step.finish(strip, head, row, attended);
-                }
-            });
+        let threads = Threads(Columns::new(&mut self.threads, 1));
+        let n_ranges = self.strips.iter().map(|strip| step.ranges(*strip).end).max().unwrap_or(0);
+        if rows.len() > SPLIT_ROWS || n_ranges == 1 {
+            together(pool, &step, &self.strips, threads);
+        } else {
+            apart(pool, &step, &self.strips, n_ranges, threads, &mut self.found);
+        }
+    }
+}
+
+/// Each strip looks at all of its ranges, head by head, as the strips of a prompt then find its keys and values in
+/// cache.
+fn together(pool: &Pool, step: &Step<'_>, strips: &[Strip], threads: Threads<'_>) {
+    pool.run(N_KV_HEADS * strips.len(), |thread, task| {
+        let (head, strip) = (task / strips.len(), strips[task % strips.len()]);
+        // SAFETY: a thread does one task at a time.
+        let Thread { queries, attended, scratch } = unsafe { threads.of(thread) };
+        let queries = step.queries(strip, head, queries);
+        let attended = &mut attended[..strip.n_rows * GROUP * FOUND];
+        attended.chunks_exact_mut(FOUND).for_each(nothing);
+        for range in step.ranges(strip) {
+            step.look(strip, head, range, queries, scratch, attended);
+        }
+        for (row, attended) in attended.chunks_exact(FOUND).enumerate() {
+            step.finish(strip, head, row, attended);
+        }
+    });
+}
+
+/// Each range of a strip is looked at by itself, and what was found is put together afterwards.
+fn apart(
+    pool: &Pool,
+    step: &Step<'_>,
+    strips: &[Strip],
+    n_ranges: usize,
+    threads: Threads<'_>,
+    found: &mut [f32],
+) {
+    let found = Columns::new(found, N_RANGES * FOUND);
+    // Rows of `found`: head by head, those of the step.
+    let row_of =
+        |strip: Strip, head: usize, row: usize| (head * step.rows.len() + strip.first_row) * GROUP + row;
+    pool.run(strips.len() * N_KV_HEADS * n_ranges, |thread, task| {
+        let (strip, head, range) =
+            (strips[task / n_ranges / N_KV_HEADS], task / n_ranges % N_KV_HEADS, task % n_ranges);
+        if !step.ranges(strip).contains(&range) {
             return;
         }
-        let most = strips.iter().map(|strip| step.ranges(*strip).end).max().unwrap_or(0);
-        let found = Columns::new(&mut self.found, N_RANGES * FOUND);
-        // Rows of `found`: head by head, those of the step.
-        let row_of =
-            |strip: Strip, head: usize, row: usize| (head * rows.len() + strip.first_row) * GROUP + row;
-        pool.run(N_KV_HEADS * strips.len() * most, |thread, task| {
-            let (head, strip) = (task / most % N_KV_HEADS, strips[task / most / N_KV_HEADS]);
-            let range = task % most;
-            if !step.ranges(strip).contains(&range) {
-                return;
+        // SAFETY: a thread does one task at a time.
+        let Thread { queries, attended, scratch } = unsafe { threads.of(thread) };
+        let queries = step.queries(strip, head, queries);
+        let attended = &mut attended[..strip.n_rows * GROUP * FOUND];
+        attended.chunks_exact_mut(FOUND).for_each(nothing);
+        step.look(strip, head, range, queries, scratch, attended);
+        for (row, attended) in attended.chunks_exact(FOUND).enumerate() {
+            let cells = range * FOUND..(range + 1) * FOUND;
+            // SAFETY: no two tasks have the same range of the same row and head.
+            unsafe { found.row_mut(row_of(strip, head, row), cells) }.copy_from_slice(attended);
+        }
+    });
+    pool.run(strips.len() * N_KV_HEADS, |thread, task| {
+        let (strip, head) = (strips[task / N_KV_HEADS], task % N_KV_HEADS);
+        // SAFETY: as above.
+        let attended = unsafe { &mut threads.of(thread).attended[..FOUND] };
+        for row in 0..strip.n_rows * GROUP {
+            nothing(attended);
+            for range in step.ranges(strip) {
+                let cells = range * FOUND..(range + 1) * FOUND;
+                // SAFETY: no two tasks have the same row and head, and those that wrote it are done.
+                merge(attended, unsafe { found.row_mut(row_of(strip, head, row), cells) });
             }
-            let Thread { queries, attended, scratch } = memory_of(thread);
-            let (queries, attended) =
-                (step.queries(strip, head, queries), &mut attended[..strip.n_rows * GROUP * FOUND]);
-            attended.chunks_exact_mut(FOUND).for_each(nothing);
-            step.look(strip, head, range, queries, scratch, attended);
-            for (row, attended) in attended.chunks_exact(FOUND).enumerate() {
-                // SAFETY: no two tasks have the same range of the same row and head.
-                unsafe { found.row_mut(row_of(strip, head, row), range * FOUND..(range + 1) * FOUND) }
-                    .copy_from_slice(attended);
-            }
-        });
-        pool.run(N_KV_HEADS * strips.len(), |thread, task| {
-            let (head, strip) = (task % N_KV_HEADS, strips[task / N_KV_HEADS]);
-            let attended = &mut memory_of(thread).attended[..FOUND];
-            for row in 0..strip.n_rows * GROUP {
-                nothing(attended);
-                for range in step.ranges(strip) {
-                    // SAFETY: as above, and those tasks are done.
-                    merge(attended, unsafe {
-                        found.row_mut(row_of(strip, head, row), range * FOUND..(range + 1) * FOUND)
-                    });
-                }
-                step.finish(strip, head, row, attended);
-            }
-        });
+            step.finish(strip, head, row, attended);
+        }
+    });
+}
+
+/// What the threads look with, each its own.
+#[derive(Clone, Copy)]
+struct Threads<'a>(Columns<'a, Thread>);
+
+impl<'a> Threads<'a> {
+    /// One thread's.
+    ///
+    /// # Safety
+    /// Only this thread takes it, and holds it once.
+    unsafe fn of(self, thread: usize) -> &'a mut Thread {
+        // SAFETY: as the caller promises.
+        unsafe { &mut self.0.row_mut(thread, 0..1)[0] }
     }
 }
 

@@ -273,17 +273,15 @@ struct Rows {
 
 /// Lengths of a sequence, and of what is computed at its end: within a tile, at the edges of blocks and ranges, and
 /// beyond; with and without a window.
-const STEPS: [(usize, Rows); 10] = [
+const STEPS: [(usize, Rows); 8] = [
     (1, Rows { n: 1, group: 1, window: usize::MAX }),
-    (2, Rows { n: 2, group: 3, window: usize::MAX }),
-    (17, Rows { n: 1, group: 2, window: usize::MAX }),
     (33, Rows { n: 33, group: 1, window: usize::MAX }),
-    (70, Rows { n: 40, group: 7, window: 5 }),
-    (130, Rows { n: 70, group: 2, window: 64 }),
+    (70, Rows { n: 25, group: 7, window: 5 }),
+    (130, Rows { n: 35, group: 2, window: 64 }),
     (512, Rows { n: 2, group: 2, window: usize::MAX }),
-    (530, Rows { n: 37, group: 2, window: usize::MAX }),
-    (1100, Rows { n: 90, group: 1, window: 513 }),
-    (1540, Rows { n: 1, group: 9, window: usize::MAX }),
+    (530, Rows { n: 27, group: 2, window: usize::MAX }),
+    (1100, Rows { n: 70, group: 1, window: 513 }),
+    (1540, Rows { n: 1, group: 5, window: usize::MAX }),
 ];
 
 #[test]
@@ -316,17 +314,12 @@ fn attention_depends_on_the_attended_rows_alone() {
                 let call = Call::new(shape, n_positions, rows, 5, 0);
                 let out = call.run(shape, 1, Spread::Together);
                 assert!(out.iter().flatten().all(|it| it.is_finite()), "{}: {shape:?}, {rows:?}", isa.name);
-                for n_rows in [2, 3, 5, 21, 64, 1000] {
-                    for spread in [Spread::Together, Spread::Apart] {
-                        let strips = call.run(shape, n_rows, spread);
-                        assert_eq!(strips, out, "{}: {shape:?}, {rows:?} in strips of {n_rows}", isa.name);
-                    }
+                for (n_rows, spread) in [(3, Spread::Apart), (21, Spread::Together), (1000, Spread::Apart)] {
+                    let strips = call.run(shape, n_rows, spread);
+                    assert_eq!(strips, out, "{}: {shape:?}, {rows:?} in strips of {n_rows}", isa.name);
                 }
-                for placement in 1..3 {
-                    let moved = Call::new(shape, n_positions, rows, 5, placement);
-                    let moved = moved.run(shape, 64, Spread::Together);
-                    assert_eq!(moved, out, "{}: {shape:?}, blocks placed elsewhere", isa.name);
-                }
+                let moved = Call::new(shape, n_positions, rows, 5, 1).run(shape, 64, Spread::Together);
+                assert_eq!(moved, out, "{}: {shape:?}, blocks placed elsewhere", isa.name);
                 // What no row sees may be any number, and what another sequence left may be none.
                 let mut other = Call::new(shape, n_positions, rows, 5, 0);
                 other.past.stale = 3e38;

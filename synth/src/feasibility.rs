@@ -398,7 +398,7 @@ traffic:
             (
                 "1MiB",
                 "20KiB",
-                "3:38: target.cpu.memory: weights 3.8 KiB + KV 15 blocks × 1.5 KiB = 22.5 KiB + scratch",
+                "3:38: target.cpu.memory: weights 3.8 KiB + KV 15 blocks × 4 KiB = 60 KiB + scratch",
             ),
             (
                 "small",
@@ -424,7 +424,7 @@ traffic:
     fn a_plan_that_outgrows_the_memory_is_refused() {
         let folder = Folder::qwen3();
         let model = Model::read(folder.path()).expect("the folder is valid");
-        let workload = workload(&folder, "1MiB", "40KiB");
+        let workload = workload(&folder, "1MiB", "400KiB");
         assert_eq!(check(&workload, &model, &machine()), []);
         assert_eq!(
             check_plan(

@@ -156,7 +156,7 @@ fn what_cannot_be_served_is_refused_with_the_arithmetic() {
             &[
                 "spec.yaml:3:",
                 "target.cpu.memory: weights 195 KiB",
-                "KV 20 blocks × 10 KiB = 200 KiB",
+                "KV 20 blocks × 16 KiB = 320 KiB",
                 "more than the 200 KiB given; lower",
             ],
         ),

@@ -5,9 +5,12 @@
 
 use std::collections::VecDeque;
 
+use rt::{columns::Columns, memory::Lines};
+
 use crate::{
+    kernels::Cell,
     sequence::Sequence,
-    shape::{BLOCK, HEAD_DIM, N_BLOCKS, N_KV_HEADS},
+    shape::{BLOCK, CHANNELS, N_BLOCKS, N_KV_HEADS},
 };
 
 /// Which blocks are free, and how many sequences read each of the others.
@@ -56,29 +59,25 @@ impl BlockPool {
     }
 }
 
-/// Keys and values of one layer, all blocks.
+/// Keys and values of one layer, all blocks, in tiles as the kernels read them.
 pub struct LayerCache {
-    /// (N_BLOCKS, N_KV_HEADS, BLOCK, HEAD_DIM)
-    pub keys: Vec<f32>,
-    /// (N_BLOCKS, N_KV_HEADS, BLOCK, HEAD_DIM)
-    pub values: Vec<f32>,
+    /// (N_BLOCKS, N_KV_HEADS, BLOCK, CHANNELS)
+    pub keys: Lines<Cell>,
+    /// (N_BLOCKS, N_KV_HEADS, BLOCK, CHANNELS)
+    pub values: Lines<Cell>,
 }
 
 impl LayerCache {
     /// Zeros for every block, none of them touched yet.
     pub fn new() -> Self {
-        const LEN: usize = N_BLOCKS * N_KV_HEADS * BLOCK * HEAD_DIM;
-        Self { keys: vec![0.0; LEN], values: vec![0.0; LEN] }
+        Self { keys: Lines::untouched(N_BLOCKS * BLOCK_LEN), values: Lines::untouched(N_BLOCKS * BLOCK_LEN) }
     }
 
-    /// Stores one position of one sequence: `key` and `value` are (N_KV_HEADS, HEAD_DIM).
-    pub fn store(&mut self, table: &[u32], position: usize, key: &[f32], value: &[f32]) {
-        let block = table[position / BLOCK] as usize;
-        for head in 0..N_KV_HEADS {
-            let at = ((block * N_KV_HEADS + head) * BLOCK + position % BLOCK) * HEAD_DIM;
-            let from = head * HEAD_DIM;
-            self.keys[at..at + HEAD_DIM].copy_from_slice(&key[from..from + HEAD_DIM]);
-            self.values[at..at + HEAD_DIM].copy_from_slice(&value[from..from + HEAD_DIM]);
-        }
+    /// The keys and the values of each block, to be written by several threads.
+    pub fn blocks(&mut self) -> (Columns<'_, Cell>, Columns<'_, Cell>) {
+        (Columns::new(&mut self.keys, BLOCK_LEN), Columns::new(&mut self.values, BLOCK_LEN))
     }
 }
+
+/// Cells of a block, of keys or of values.
+const BLOCK_LEN: usize = N_KV_HEADS * BLOCK * CHANNELS;

@@ -60,6 +60,15 @@ pub const BLOCK: usize = 16;
 /// Holds 8 sequences at once, even if each has 1024 prompt and 256 output tokens.
 pub const N_BLOCKS: usize = 640;
 
+/// Channels of a head in the cache, in whole tiles.
+pub const CHANNELS: usize = 64;
+
+/// Positions of a sequence that attend together: about 128 query rows of a key head, in whole blocks.
+pub const STRIP: usize = 64;
+
+/// A step of so few rows is spread over threads by ranges of positions; more are enough work by themselves.
+pub const SPLIT_ROWS: usize = 16;
+
 // ---- The step
 
 /// A step computes 512 positions at most, which holds the 99th percentile of prompts, 480, whole: 2 threads at 857

@@ -8,14 +8,14 @@ use rt::{
 };
 
 use crate::{
-    kernels::{Operand, attention, each_row, linear, linear_add, linear_gated, rms_norm, rotate},
+    kernels::{Attention, Operand, each_row, linear, linear_add, linear_gated, rms_norm, rotate},
     kv::LayerCache,
     rope::RopeTable,
     scheduler::Row,
     sequence::Sequence,
     shape::{
-        GROUP, HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, MAX_CONTEXT, MAX_SEQUENCES, N_LAYERS, N_THREADS,
-        NORM_EPS, Q_WIDTH, QKV_WIDTH, QUERY_SCALE, STEP_ROWS, VOCAB,
+        HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, MAX_SEQUENCES, N_LAYERS, N_THREADS, NORM_EPS, Q_WIDTH,
+        QKV_WIDTH, QUERY_SCALE, STEP_ROWS, VOCAB,
     },
     weights::{Weight, Weights},
 };
@@ -27,6 +27,7 @@ pub struct Model {
     weights: Weights,
     rope: RopeTable,
     caches: Vec<LayerCache>,
+    attention: Attention,
     scratch: Scratch,
 }
 
@@ -44,8 +45,6 @@ struct Scratch {
     mixed: Operand<Q_WIDTH>,
     /// STEP_ROWS of what is inside the MLP.
     gated: Operand<INTERMEDIATE>,
-    /// (N_THREADS, GROUP * MAX_CONTEXT): attention weights before and after softmax.
-    scores: Vec<f32>,
     /// (MAX_SEQUENCES, VOCAB)
     logits: Vec<f32>,
 }
@@ -58,6 +57,7 @@ impl Model {
             weights: Weights::load(image)?,
             rope: RopeTable::new(),
             caches: (0..N_LAYERS).map(|_| LayerCache::new()).collect(),
+            attention: Attention::new(),
             scratch: Scratch {
                 hidden: granted(STEP_ROWS * HIDDEN),
                 normed: Operand::new(STEP_ROWS),
@@ -65,7 +65,6 @@ impl Model {
                 attended: granted(STEP_ROWS * Q_WIDTH),
                 mixed: Operand::new(STEP_ROWS),
                 gated: Operand::new(STEP_ROWS),
-                scores: granted(N_THREADS * GROUP * MAX_CONTEXT),
                 logits: granted(MAX_SEQUENCES * VOCAB),
             },
         })
@@ -78,12 +77,13 @@ impl Model {
 
     /// Computes the rows of one step and stores their keys and values.
     pub fn forward(&mut self, rows: &[Row], running: &[Sequence]) {
-        let Self { pool, weights, rope, caches, scratch } = self;
-        let Scratch { normed, mixed, gated, scores, .. } = scratch;
+        let Self { pool, weights, rope, caches, attention, scratch } = self;
+        let Scratch { normed, mixed, gated, .. } = scratch;
         let n = rows.len();
         let hidden = &mut scratch.hidden[..n * HIDDEN];
         let qkv = &mut scratch.qkv[..n * QKV_WIDTH];
         let attended = &mut scratch.attended[..n * Q_WIDTH];
+        attention.cut(rows);
 
         each_row(pool, n, Columns::new(hidden, HIDDEN), |idx, hidden| {
             embed(weights.embed.row(rows[idx].token as usize).flatten(), hidden);
@@ -104,11 +104,8 @@ impl Model {
                     rotate(head, cos, sin);
                 }
             });
-            for (row, qkv) in rows.iter().zip(qkv.chunks_exact(QKV_WIDTH)) {
-                let (key, value) = qkv[Q_WIDTH..].split_at(KV_WIDTH);
-                cache.store(&running[row.sequence].table, row.position, key, value);
-            }
-            attention(pool, rows, running, cache, qkv, scores, attended);
+            attention.store(pool, rows, running, cache, qkv);
+            attention.attend(pool, rows, running, cache, qkv, attended);
             each_row(pool, n, mixed.rows(), |idx, mut mixed| {
                 mixed.set(&attended.as_chunks().0[idx]);
             });

@@ -3,11 +3,16 @@
 //! Every output is computed by one thread in one fixed order, so no result depends on how the work was split.
 
 mod activation;
+mod attend;
 mod attention;
 mod matmul;
+mod merge;
 mod norm;
 mod operand;
+mod pair;
 mod rope;
+mod store;
+mod strip;
 mod tiles;
 
 use std::ops::Range;
@@ -19,14 +24,8 @@ use rt::{
 };
 
 use self::activation::silu_mul;
-pub use self::{norm::rms_norm, rope::rotate};
-use crate::{
-    kv::LayerCache,
-    scheduler::Row,
-    sequence::Sequence,
-    shape::{BLOCK, GROUP, HEAD_DIM, MAX_CONTEXT, N_KV_HEADS, Q_WIDTH, QKV_WIDTH, TERMS},
-    weights::Weight,
-};
+pub use self::{attention::Attention, norm::rms_norm, rope::rotate, store::Cell};
+use crate::{shape::TERMS, weights::Weight};
 
 /// The left operand of a product.
 pub type Operand<const K: usize> = operand::Operand<K, TERMS>;
@@ -104,45 +103,6 @@ pub fn each_row<P: PerRow + Sync>(pool: &Pool, n: usize, parts: P, work: impl Fn
     }
     let pieces = pool.pieces(n, 8);
     pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(compute));
-}
-
-/// Attends every row to the positions its sequence has stored so far.
-///
-/// `qkv` is (n, QKV_WIDTH), queries first; `out` is (n, Q_WIDTH); `scores` is scratch of (threads, GROUP *
-/// MAX_CONTEXT).
-pub fn attention(
-    pool: &Pool,
-    rows: &[Row],
-    running: &[Sequence],
-    cache: &LayerCache,
-    qkv: &[f32],
-    scores: &mut [f32],
-    out: &mut [f32],
-) {
-    const HEADS_WIDTH: usize = GROUP * HEAD_DIM;
-    let scores = Columns::new(scores, GROUP * MAX_CONTEXT);
-    let out = Columns::new(out, Q_WIDTH);
-    // Head by head, as the rows of a prompt then find its keys and values in cache.
-    pool.run(rows.len() * N_KV_HEADS, |thread, task| {
-        let (kv_head, row_idx) = (task / rows.len(), task % rows.len());
-        // SAFETY: each thread takes its own row of `scores`, and does one task at a time.
-        let scores = unsafe { scores.row_mut(thread, 0..GROUP * MAX_CONTEXT) };
-        let row = &rows[row_idx];
-        let cols = kv_head * HEADS_WIDTH..(kv_head + 1) * HEADS_WIDTH;
-        // SAFETY: no two tasks have the same row and heads.
-        let out = unsafe { out.row_mut(row_idx, cols.clone()) };
-        attention::attend::<HEAD_DIM, GROUP, BLOCK>(
-            &qkv[row_idx * QKV_WIDTH..][cols],
-            &cache.keys,
-            &cache.values,
-            &running[row.sequence].table,
-            kv_head,
-            N_KV_HEADS,
-            0..row.position + 1,
-            scores,
-            out,
-        );
-    });
 }
 
 /// Refuses a processor that the kernels cannot run on.

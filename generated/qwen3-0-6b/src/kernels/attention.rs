@@ -1,256 +1,290 @@
-//! Attention of one position over a paged cache, for the query heads that share a key head.
+//! Attention of a step: its rows in strips, spread over the threads.
 //!
-//! Two passes: every score into scratch, softmax there, then the values weighted and added in the order of positions.
-//! Checked against the same sum in f64; the bound is worked out in the test from Σ |q · k| and Σ w · |v|.
-//!
-//! One thread of an Intel Xeon, best of sixty runs: GB/s of keys and values read from memory, 1024 positions, two heads
-//! of 128 to a key head. The probe reads 16.
-//!
-//! * plain Rust (`scalar/`): 7.7, 48 %
-//! * two heads by four keys at a time, weighted values in registers: 11.9, 74 %
-//!
-//! Prefetching the next block gave 11.5, summing the lanes of four scores at once 11.9: neither was worth its lines.
+//! A strip is what a step computes of some KV blocks of one sequence. It attends head by head, range by range. Where
+//! there are few strips, ranges are spread over threads as well and put together afterwards, in the same order: a row's
+//! sum is the same.
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::activation::exp;
+use rt::{
+    columns::{Columns, PerRow},
+    memory::{Lines, granted},
+    pool::Pool,
+};
 
-/// out = softmax(query · keysᵀ) · values, for the GROUP query heads of `kv_head`.
-///
-/// * `query`, `out`: (GROUP, HEAD_DIM); the query is already divided by √HEAD_DIM
-/// * `keys`, `values`: the pool of one layer, (n_blocks, n_kv_heads, BLOCK, HEAD_DIM)
-/// * `blocks`: the sequence's blocks in order; position p is row p % BLOCK of block `blocks[p / BLOCK]`
-/// * `positions`: those attended to, at least one
-/// * `scores`: scratch, GROUP × positions.len() values or more
-///
-/// The result depends on the attended rows alone: not on where their blocks lie, nor on what else the pool holds.
-#[expect(clippy::too_many_arguments, reason = "a kernel takes its operands as they are")]
-pub fn attend<const HEAD_DIM: usize, const GROUP: usize, const BLOCK: usize>(
-    query: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    blocks: &[u32],
-    kv_head: usize,
-    n_kv_heads: usize,
-    positions: Range<usize>,
-    scores: &mut [f32],
-    out: &mut [f32],
-) {
-    let n_positions = positions.len();
-    assert!(query.len() == GROUP * HEAD_DIM && out.len() == query.len(), "no GROUP heads of HEAD_DIM");
-    assert!(n_positions > 0 && kv_head < n_kv_heads, "no positions in {positions:?}, or no head {kv_head}");
-    let scores = &mut scores[..GROUP * n_positions];
-    // The attended rows of each block lie side by side: the first one's index in `scores`, and where they are.
-    let runs = || {
-        let (start, end) = (positions.start, positions.end);
-        (start / BLOCK..end.div_ceil(BLOCK)).map(move |block_idx| {
-            let run = start.max(block_idx * BLOCK)..end.min((block_idx + 1) * BLOCK);
-            let block = blocks[block_idx] as usize * n_kv_heads + kv_head;
-            let first_row = block * BLOCK + run.start % BLOCK;
-            (run.start - start, first_row * HEAD_DIM..(first_row + run.len()) * HEAD_DIM)
-        })
-    };
-    // SAFETY: the server refuses to start on a processor without AVX-512 F.
-    unsafe {
-        for (first, rows) in runs() {
-            score::<HEAD_DIM>(query, &keys[rows], &mut scores[first..], n_positions);
+use super::{
+    attend::{Scratch, attend},
+    merge::merge,
+    store::store,
+    strip::{Past, RANGE, found_len, nothing},
+};
+use crate::{
+    kv::LayerCache,
+    scheduler::Row,
+    sequence::Sequence,
+    shape::{
+        BLOCK, CHANNELS, GROUP, HEAD_DIM, KV_WIDTH, MAX_CONTEXT, N_KV_HEADS, N_THREADS, Q_WIDTH, QKV_WIDTH,
+        SPLIT_ROWS, STEP_ROWS, STRIP,
+    },
+};
+
+/// Query rows of a strip: a row for each of its positions and each query head of a key head.
+const STRIP_ROWS: usize = STRIP * GROUP;
+
+/// Cells of what a row has found.
+const FOUND: usize = found_len(CHANNELS);
+
+/// Ranges of the longest sequence.
+const N_RANGES: usize = MAX_CONTEXT.div_ceil(RANGE);
+
+/// Rows of one sequence in a step, in order.
+#[derive(Clone, Copy)]
+struct Strip {
+    first_row: usize,
+    n_rows: usize,
+}
+
+/// The strips of a step, and memory for what they look for.
+pub struct Attention {
+    strips: Vec<Strip>,
+    threads: Vec<Thread>,
+    /// What rows have found in each range, where ranges are spread over threads: FOUND cells for each query head and
+    /// range of SPLIT_ROWS rows.
+    found: Vec<f32>,
+}
+
+/// What one thread looks with.
+struct Thread {
+    /// (STRIP_ROWS, CHANNELS)
+    queries: Lines<f32>,
+    /// (STRIP_ROWS, FOUND)
+    attended: Lines<f32>,
+    scratch: Scratch,
+}
+
+impl Attention {
+    /// Memory for the largest step.
+    pub fn new() -> Self {
+        let thread = || Thread {
+            queries: Lines::new(STRIP_ROWS * CHANNELS),
+            attended: Lines::new(STRIP_ROWS * FOUND),
+            scratch: Scratch::new(CHANNELS),
+        };
+        Self {
+            strips: Vec::with_capacity(STEP_ROWS),
+            threads: (0..N_THREADS).map(|_| thread()).collect(),
+            found: granted(SPLIT_ROWS * N_KV_HEADS * GROUP * N_RANGES * FOUND),
         }
-        let mut sums = [0.0; GROUP];
-        for (sum, scores) in sums.iter_mut().zip(scores.chunks_exact_mut(n_positions)) {
-            *sum = exp_and_sum(scores);
+    }
+
+    /// Cuts the rows of a step into strips. No two of them share a KV block.
+    pub fn cut(&mut self, rows: &[Row]) {
+        self.strips.clear();
+        let mut first_row = 0;
+        for strip in
+            rows.chunk_by(|a, b| a.sequence == b.sequence && a.position / STRIP == b.position / STRIP)
+        {
+            self.strips.push(Strip { first_row, n_rows: strip.len() });
+            first_row += strip.len();
         }
-        out.fill(0.0);
-        for (first, rows) in runs() {
-            add_weighted::<HEAD_DIM>(&scores[first..], n_positions, &values[rows], out);
-        }
-        for (out, sum) in out.chunks_exact_mut(HEAD_DIM).zip(sums) {
-            out.iter_mut().for_each(|value| *value /= sum);
+    }
+
+    /// Stores the keys and values of the step's rows, which are behind the queries in `qkv` (n, QKV_WIDTH).
+    pub fn store(
+        &self,
+        pool: &Pool,
+        rows: &[Row],
+        running: &[Sequence],
+        cache: &mut LayerCache,
+        qkv: &[f32],
+    ) {
+        let blocks = cache.blocks();
+        pool.run(self.strips.len(), |_, task| {
+            let Strip { first_row, n_rows } = self.strips[task];
+            for (row, qkv) in
+                rows[first_row..].iter().zip(qkv.chunks_exact(QKV_WIDTH).skip(first_row)).take(n_rows)
+            {
+                let (key, value) = qkv[Q_WIDTH..].split_at(KV_WIDTH);
+                let block = running[row.sequence].table[row.position / BLOCK] as usize;
+                // SAFETY: no other strip, and no other sequence, writes to this block.
+                let (keys, values) = unsafe { blocks.row(block) };
+                store::<HEAD_DIM, CHANNELS, BLOCK>(keys, values, row.position % BLOCK, key, value);
+            }
+        });
+    }
+
+    /// Attends every row to the positions its sequence has stored so far.
+    ///
+    /// `qkv` is (n, QKV_WIDTH), queries first; `out` is (n, Q_WIDTH).
+    pub fn attend(
+        &mut self,
+        pool: &Pool,
+        rows: &[Row],
+        running: &[Sequence],
+        cache: &LayerCache,
+        qkv: &[f32],
+        out: &mut [f32],
+    ) {
+        let step = Step { rows, running, cache, qkv, out: Columns::new(out, Q_WIDTH) };
+        let threads = Threads(Columns::new(&mut self.threads, 1));
+        let n_ranges = self.strips.iter().map(|strip| step.ranges(*strip).end).max().unwrap_or(0);
+        if rows.len() > SPLIT_ROWS || n_ranges == 1 {
+            together(pool, &step, &self.strips, threads);
+        } else {
+            apart(pool, &step, &self.strips, n_ranges, threads, &mut self.found);
         }
     }
 }
 
-// ---- scores
-// ----------------------------------------------------------------------------------------------------------
+/// Each strip looks at all of its ranges, head by head, as the strips of a prompt then find its keys and values in
+/// cache.
+fn together(pool: &Pool, step: &Step<'_>, strips: &[Strip], threads: Threads<'_>) {
+    pool.run(N_KV_HEADS * strips.len(), |thread, task| {
+        let (head, strip) = (task / strips.len(), strips[task % strips.len()]);
+        // SAFETY: a thread does one task at a time.
+        let Thread { queries, attended, scratch } = unsafe { threads.of(thread) };
+        let queries = step.queries(strip, head, queries);
+        let attended = &mut attended[..strip.n_rows * GROUP * FOUND];
+        attended.chunks_exact_mut(FOUND).for_each(nothing);
+        for range in step.ranges(strip) {
+            step.look(strip, head, range, queries, scratch, attended);
+        }
+        for (row, attended) in attended.chunks_exact(FOUND).enumerate() {
+            step.finish(strip, head, row, attended);
+        }
+    });
+}
 
-/// `scores[g · stride + i] = query[g] · keys[i]` for every head g and key i, two heads by four keys at a time.
-#[target_feature(enable = "avx512f")]
-fn score<const HEAD_DIM: usize>(query: &[f32], keys: &[f32], scores: &mut [f32], stride: usize) {
-    let (pairs, last) = query.as_chunks::<HEAD_DIM>().0.as_chunks::<2>();
-    let (fours, rest) = keys.as_chunks::<HEAD_DIM>().0.as_chunks::<4>();
-    for (pair, scores) in pairs.iter().zip(scores.chunks_mut(2 * stride)) {
-        for (i, keys) in fours.iter().enumerate() {
-            dot_products(pair, keys, &mut scores[4 * i..], stride);
+/// Each range of a strip is looked at by itself, and what was found is put together afterwards.
+fn apart(
+    pool: &Pool,
+    step: &Step<'_>,
+    strips: &[Strip],
+    n_ranges: usize,
+    threads: Threads<'_>,
+    found: &mut [f32],
+) {
+    let found = Columns::new(found, N_RANGES * FOUND);
+    // Rows of `found`: head by head, those of the step.
+    let row_of =
+        |strip: Strip, head: usize, row: usize| (head * step.rows.len() + strip.first_row) * GROUP + row;
+    pool.run(strips.len() * N_KV_HEADS * n_ranges, |thread, task| {
+        let (strip, head, range) =
+            (strips[task / n_ranges / N_KV_HEADS], task / n_ranges % N_KV_HEADS, task % n_ranges);
+        if !step.ranges(strip).contains(&range) {
+            return;
         }
-        for (i, key) in rest.iter().enumerate() {
-            dot_products(pair, &[*key], &mut scores[4 * fours.len() + i..], stride);
+        // SAFETY: a thread does one task at a time.
+        let Thread { queries, attended, scratch } = unsafe { threads.of(thread) };
+        let queries = step.queries(strip, head, queries);
+        let attended = &mut attended[..strip.n_rows * GROUP * FOUND];
+        attended.chunks_exact_mut(FOUND).for_each(nothing);
+        step.look(strip, head, range, queries, scratch, attended);
+        for (row, attended) in attended.chunks_exact(FOUND).enumerate() {
+            let cells = range * FOUND..(range + 1) * FOUND;
+            // SAFETY: no two tasks have the same range of the same row and head.
+            unsafe { found.row_mut(row_of(strip, head, row), cells) }.copy_from_slice(attended);
         }
-    }
-    for query in last {
-        let scores = &mut scores[2 * pairs.len() * stride..];
-        for (i, keys) in fours.iter().enumerate() {
-            dot_products(&[*query], keys, &mut scores[4 * i..], stride);
+    });
+    pool.run(strips.len() * N_KV_HEADS, |thread, task| {
+        let (strip, head) = (strips[task / N_KV_HEADS], task % N_KV_HEADS);
+        // SAFETY: as above.
+        let attended = unsafe { &mut threads.of(thread).attended[..FOUND] };
+        for row in 0..strip.n_rows * GROUP {
+            nothing(attended);
+            for range in step.ranges(strip) {
+                let cells = range * FOUND..(range + 1) * FOUND;
+                // SAFETY: no two tasks have the same row and head, and those that wrote it are done.
+                merge(attended, unsafe { found.row_mut(row_of(strip, head, row), cells) });
+            }
+            step.finish(strip, head, row, attended);
         }
-        for (i, key) in rest.iter().enumerate() {
-            dot_products(&[*query], &[*key], &mut scores[4 * fours.len() + i..], stride);
-        }
+    });
+}
+
+/// What the threads look with, each its own.
+#[derive(Clone, Copy)]
+struct Threads<'a>(Columns<'a, Thread>);
+
+impl<'a> Threads<'a> {
+    /// One thread's.
+    ///
+    /// # Safety
+    /// Only this thread takes it, and holds it once.
+    unsafe fn of(self, thread: usize) -> &'a mut Thread {
+        // SAFETY: as the caller promises.
+        unsafe { &mut self.0.row_mut(thread, 0..1)[0] }
     }
 }
 
-/// Each product has one accumulator, whose lane l takes d = l, l + 16, … in order, whichever tile it is in.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn dot_products<const HEAD_DIM: usize, const G: usize, const N: usize>(
-    query: &[[f32; HEAD_DIM]; G],
-    keys: &[[f32; HEAD_DIM]; N],
-    scores: &mut [f32],
-    stride: usize,
-) {
-    let mut sums = [[_mm512_setzero_ps(); N]; G];
-    for d in (0..HEAD_DIM).step_by(16) {
-        let mut key_lanes = [_mm512_setzero_ps(); N];
-        for (lanes, key) in key_lanes.iter_mut().zip(keys) {
-            *lanes = load(key, d);
-        }
-        for (sums, query) in sums.iter_mut().zip(query) {
-            let query_lanes = load(query, d);
-            for (sum, key_lanes) in sums.iter_mut().zip(key_lanes) {
-                *sum = _mm512_fmadd_ps(query_lanes, key_lanes, *sum);
+/// What the strips of a step read and write.
+struct Step<'a> {
+    rows: &'a [Row],
+    running: &'a [Sequence],
+    cache: &'a LayerCache,
+    qkv: &'a [f32],
+    out: Columns<'a>,
+}
+
+impl Step<'_> {
+    /// The ranges that a strip's rows see something of.
+    fn ranges(&self, strip: Strip) -> Range<usize> {
+        let (first, last) = (&self.rows[strip.first_row], &self.rows[strip.first_row + strip.n_rows - 1]);
+        seen(first.position).start / RANGE..seen(last.position).end.div_ceil(RANGE)
+    }
+
+    /// The queries of a strip for one key head, side by side.
+    fn queries<'q>(&self, strip: Strip, head: usize, queries: &'q mut [f32]) -> &'q [f32] {
+        let queries = &mut queries[..strip.n_rows * GROUP * CHANNELS];
+        let rows = self.qkv[strip.first_row * QKV_WIDTH..].chunks_exact(QKV_WIDTH);
+        for (queries, qkv) in queries.chunks_exact_mut(GROUP * CHANNELS).zip(rows) {
+            let heads = qkv[head * GROUP * HEAD_DIM..].chunks_exact(HEAD_DIM);
+            for (query, head) in queries.chunks_exact_mut(CHANNELS).zip(heads) {
+                query[..HEAD_DIM].copy_from_slice(head);
             }
         }
+        queries
     }
-    for (g, sums) in sums.into_iter().enumerate() {
-        for (i, sum) in sums.into_iter().enumerate() {
-            scores[g * stride + i] = _mm512_reduce_add_ps(sum);
-        }
+
+    /// Adds to `attended` what a strip finds in one range.
+    fn look(
+        &self,
+        strip: Strip,
+        head: usize,
+        range: usize,
+        queries: &[f32],
+        scratch: &mut Scratch,
+        attended: &mut [f32],
+    ) {
+        let row = &self.rows[strip.first_row];
+        let past = Past {
+            keys: &self.cache.keys,
+            values: &self.cache.values,
+            blocks: &self.running[row.sequence].table,
+            head,
+            n_heads: N_KV_HEADS,
+        };
+        attend::<CHANNELS, BLOCK>(
+            queries,
+            &past,
+            range,
+            |query| seen(row.position + query / GROUP),
+            scratch,
+            attended,
+        );
+    }
+
+    /// Writes what a row of a strip has found.
+    fn finish(&self, strip: Strip, head: usize, row: usize, attended: &[f32]) {
+        let first = (head * GROUP + row % GROUP) * HEAD_DIM;
+        // SAFETY: no two tasks have the same row and heads.
+        let out = unsafe { self.out.row_mut(strip.first_row + row / GROUP, first..first + HEAD_DIM) };
+        let sum = attended[CHANNELS + 1];
+        out.iter_mut().zip(attended).for_each(|(out, value)| *out = value / sum);
     }
 }
 
-// ---- softmax
-// ---------------------------------------------------------------------------------------------------------
-
-/// scores ← exp(scores - their largest), and the sum of that: lane l of sixteen adds i = l, l + 16, … in order.
-#[target_feature(enable = "avx512f")]
-fn exp_and_sum(scores: &mut [f32]) -> f32 {
-    let (chunks, rest) = scores.as_chunks_mut::<16>();
-    let mut last = [f32::NEG_INFINITY; 16];
-    last[..rest.len()].copy_from_slice(rest);
-    let mut largest = load(&last, 0);
-    for chunk in &*chunks {
-        largest = _mm512_max_ps(largest, load(chunk, 0));
-    }
-    let largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-
-    let mut sum = _mm512_setzero_ps();
-    for chunk in chunks {
-        let weights = exp(_mm512_sub_ps(load(chunk, 0), largest));
-        store(weights, chunk, 0);
-        sum = _mm512_add_ps(sum, weights);
-    }
-    store(exp(_mm512_sub_ps(load(&last, 0), largest)), &mut last, 0);
-    last[rest.len()..].fill(0.0);
-    rest.copy_from_slice(&last[..rest.len()]);
-    _mm512_reduce_add_ps(_mm512_add_ps(sum, load(&last, 0)))
-}
-
-// ---- values
-// ----------------------------------------------------------------------------------------------------------
-
-/// `out[g] += weights[g · stride + i] · values[i]` for every head g, in the order of i.
-#[target_feature(enable = "avx512f")]
-fn add_weighted<const HEAD_DIM: usize>(weights: &[f32], stride: usize, values: &[f32], out: &mut [f32]) {
-    let values = values.as_chunks::<HEAD_DIM>().0;
-    let (pairs, last) = out.as_chunks_mut::<HEAD_DIM>().0.as_chunks_mut::<2>();
-    let first_of_last = 2 * pairs.len() * stride;
-    for (pair, weights) in pairs.iter_mut().zip(weights.chunks(2 * stride)) {
-        add_weighted_to(weights, stride, values, pair);
-    }
-    for head in last {
-        add_weighted_to(&weights[first_of_last..], stride, values, std::array::from_mut(head));
-    }
-}
-
-/// The same for G heads, 64 values of each at a time in registers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add_weighted_to<const HEAD_DIM: usize, const G: usize>(
-    weights: &[f32],
-    stride: usize,
-    values: &[[f32; HEAD_DIM]],
-    out: &mut [[f32; HEAD_DIM]; G],
-) {
-    let mut d = 0;
-    while d + 64 <= HEAD_DIM {
-        add_weighted_lanes::<HEAD_DIM, G, 4>(weights, stride, values, out, d);
-        d += 64;
-    }
-    while d < HEAD_DIM {
-        add_weighted_lanes::<HEAD_DIM, G, 1>(weights, stride, values, out, d);
-        d += 16;
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add_weighted_lanes<const HEAD_DIM: usize, const G: usize, const C: usize>(
-    weights: &[f32],
-    stride: usize,
-    values: &[[f32; HEAD_DIM]],
-    out: &mut [[f32; HEAD_DIM]; G],
-    d: usize,
-) {
-    let mut sums = [[_mm512_setzero_ps(); C]; G];
-    for (sums, out) in sums.iter_mut().zip(&*out) {
-        for (c, sum) in sums.iter_mut().enumerate() {
-            *sum = load(out, d + 16 * c);
-        }
-    }
-    for (i, value) in values.iter().enumerate() {
-        let mut value_lanes = [_mm512_setzero_ps(); C];
-        for (c, lanes) in value_lanes.iter_mut().enumerate() {
-            *lanes = load(value, d + 16 * c);
-        }
-        for (g, sums) in sums.iter_mut().enumerate() {
-            let weight = _mm512_set1_ps(weights[g * stride + i]);
-            for (sum, lanes) in sums.iter_mut().zip(value_lanes) {
-                *sum = _mm512_fmadd_ps(weight, lanes, *sum);
-            }
-        }
-    }
-    for (sums, out) in sums.into_iter().zip(out) {
-        for (c, sum) in sums.into_iter().enumerate() {
-            store(sum, out, d + 16 * c);
-        }
-    }
-}
-
-// ---- lanes
-// -----------------------------------------------------------------------------------------------------------
-
-/// Sixteen values from `at` on, zeros behind the last.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load<const N: usize>(values: &[f32; N], at: usize) -> __m512 {
-    if at + 16 <= N {
-        // SAFETY: 16 values follow.
-        unsafe { _mm512_loadu_ps(values.as_ptr().add(at)) }
-    } else {
-        let mut lanes = [0.0; 16];
-        lanes[..N - at].copy_from_slice(&values[at..]);
-        load(&lanes, 0)
-    }
-}
-
-/// As many lanes as there are values from `at` on.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store<const N: usize>(lanes: __m512, values: &mut [f32; N], at: usize) {
-    if at + 16 <= N {
-        // SAFETY: 16 values follow.
-        unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(at), lanes) }
-    } else {
-        let mut some = [0.0; 16];
-        store(lanes, &mut some, 0);
-        values[at..].copy_from_slice(&some[..N - at]);
-    }
+/// The positions that one attends to.
+fn seen(position: usize) -> Range<usize> {
+    0..position + 1
 }

@@ -3,6 +3,13 @@
 //! Lanes are positions for scores and channels for values, so that no sum runs over lanes but that of the weights. Four
 //! rows by four tiles are in registers; 64 positions of keys, then of values, stay in L1 while all rows pass.
 //! Checked against softmax in f64; the bound is worked out in the test from Σ |q · k| and Σ w · |v|.
+//!
+//! Two threads of an Intel Xeon that others used for 45 % of the time, best of sixty runs of `kernels_speed`, two heads of 128
+//! to a key head; the probe, disturbed alike, multiplied 353 GFLOP/s in registers. Over f32:
+//!
+//! * a row at a time over all its positions, by a program that is not kept: 41 GFLOP/s with 512 rows, 21 with 4096
+//! * strips of rows, range by range: 118 with 512 rows, 117 with the last 64 of 4096
+//! * one row of 8192 from memory: 14 GB/s of 24 that the probe read; of 1024: 19
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -19,6 +19,7 @@ mod reference;
 mod repo;
 mod report;
 mod serve;
+mod suite;
 mod synth;
 mod ui;
 

@@ -23,3 +23,4 @@ pub mod report;
 #[cfg(test)]
 mod scripted;
 pub mod stats;
+pub mod suite;

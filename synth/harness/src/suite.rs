@@ -38,10 +38,13 @@ pub enum Profile {
 #[serde(rename_all = "snake_case")]
 pub enum Row {
     /// A prompt of 512 tokens.
+    #[serde(rename = "prefill_512")]
     Prefill512,
     /// One sequence decodes.
+    #[serde(rename = "decode_b1")]
     DecodeB1,
     /// Eight sequences decode.
+    #[serde(rename = "decode_b8")]
     DecodeB8,
     /// Poisson arrivals of the quickstart's lengths.
     Served,
@@ -50,8 +53,10 @@ pub enum Row {
     /// Resident memory beside weights and KV.
     Memory,
     /// A prompt of 4096 tokens.
+    #[serde(rename = "prefill_4096")]
     Prefill4096,
     /// One sequence decodes after 8192 tokens.
+    #[serde(rename = "decode_b1_8k")]
     DecodeB1At8k,
 }
 

@@ -192,8 +192,7 @@ pub async fn run(
 ) -> Result<(), BenchError> {
     let (own, artifact, proof) = field.own;
     check_proof(artifact, proof)?;
-    let mut racers: Vec<Racer<'_>> =
-        std::iter::once(own).chain(field.peers).map(|contender| Racer::new(contender)).collect();
+    let mut racers: Vec<Racer<'_>> = std::iter::once(own).chain(field.peers).map(Racer::new).collect();
     let watch = Watch::start(0);
     let n_starts = if rows.contains(&Row::Start) { effort.starts } else { 1 };
     for round in 0..n_starts {

@@ -40,8 +40,9 @@ fn newest(entries: &[SuiteEntry], least: Depth) -> Vec<&SuiteEntry> {
         let model_idx = models.iter().position(|it| *it == model).unwrap_or(0);
         let format_idx = Format::ALL.iter().position(|it| *it == format).unwrap_or(0);
         let key = (model_idx, format_idx, row);
-        let is_worse = least == Depth::Full && entry.depth == Depth::Quick
-            || entry.depth == Depth::Quick && newest.get(&key).is_some_and(|it| it.depth == Depth::Full);
+        let is_better_there =
+            least == Depth::Full || newest.get(&key).is_some_and(|it| it.depth == Depth::Full);
+        let is_worse = entry.depth == Depth::Quick && is_better_there;
         if is_worse {
             continue;
         }
@@ -172,16 +173,9 @@ fn facts(cells: &[&SuiteEntry]) -> String {
             .map(|peer| (peer.name.as_str(), peer_words(peer)))
             .collect();
         let _ = write!(text, " Peers: {}.", peers.into_values().collect::<Vec<_>>().join("; "));
-        let absent: BTreeSet<String> = of_these
-            .iter()
-            .flat_map(|it| it.peers.iter().map(move |peer| (it, peer)))
-            .filter_map(|(it, peer)| {
-                let row = it.row.map_or("", Row::name);
-                Some(format!("{} in {row} ({})", peer.name, first_line(peer.absent.as_deref()?)))
-            })
-            .collect();
+        let absent = absent(&of_these);
         if !absent.is_empty() {
-            let _ = write!(text, " Not raced: {}.", absent.into_iter().collect::<Vec<_>>().join("; "));
+            let _ = write!(text, " Not raced: {absent}.");
         }
         if let Some(ceilings) = &entry.ceilings {
             let dots = ceilings.dots.iter().map(|it| format!(", {} {:.0} GOP/s", it.dot.name(), it.gops));
@@ -208,6 +202,28 @@ fn facts(cells: &[&SuiteEntry]) -> String {
         );
     }
     text
+}
+
+/// Who was not raced, by the reason, and in which rows where that is not all of them.
+fn absent(cells: &[&SuiteEntry]) -> String {
+    let mut rows: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for cell in cells {
+        for peer in &cell.peers {
+            if let Some(why) = &peer.absent {
+                let row = cell.row.map_or("", Row::name);
+                rows.entry((&peer.name, first_line(why))).or_default().push(row);
+            }
+        }
+    }
+    let mut reasons: BTreeMap<(&str, Vec<&str>), Vec<&str>> = BTreeMap::new();
+    for ((name, why), rows) in rows {
+        reasons.entry((why, rows)).or_default().push(name);
+    }
+    let words = reasons.into_iter().map(|((why, rows), names)| {
+        let rows = if rows.len() == cells.len() { String::new() } else { format!(" in {}", rows.join(", ")) };
+        format!("{}{rows} ({why})", names.join(", "))
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 fn peer_words(peer: &super::Entrant) -> String {

@@ -160,7 +160,7 @@ fn the_table_shows_the_newest_full_cell_with_its_peers_and_runs() {
         "{}",
         rows[1]
     );
-    assert!(text.contains("candle in decode_b1 (4.0 × the best"), "{text}");
+    assert!(text.contains("candle (4.0 × the best"), "{text}");
     assert!(text.contains("30 of 32 answers"), "{text}");
     // A look is shown only where there is nothing better, and never in a document.
     assert!(!terminal(&entries).contains("a look") && markdown(&entries[3..4]).is_empty());

@@ -6,6 +6,7 @@ pub mod calibrate;
 mod checkpoint;
 pub mod client;
 mod clocks;
+pub mod counters;
 pub mod hub;
 pub mod image;
 pub mod ledger;

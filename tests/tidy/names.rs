@@ -7,8 +7,11 @@ const MAP: &str = "ARCHITECTURE.md";
 
 /// The page of the ledger's format, and the types it describes.
 const LEDGER: &str = "docs/ledger.md";
-const RECORDS: [(&str, &[&str]); 4] = [
+const RECORDS: [(&str, &[&str]); 7] = [
     ("synth/harness/src/ledger.rs", &["Entry", "Proven", "Server", "Race", "Cell", "Figure", "Headline"]),
+    ("synth/harness/src/ledger/suite.rs", &["SuiteEntry", "Ours"]),
+    ("synth/harness/src/suite/run.rs", &["Entrant", "Figure"]),
+    ("synth/harness/src/suite/limit.rs", &["Ceilings", "Reads", "Limit"]),
     ("synth/harness/src/prove/proof.rs", &["Digests"]),
     ("synth/harness/src/bench/host.rs", &["Host", "Noise"]),
     ("synth/harness/src/bench/roofline.rs", &["Roofline", "RooflineFraction"]),

@@ -11,13 +11,15 @@ use templates::CATALOGUE;
 use crate::{
     exit::{Exit, Failure, OrExit, Outcome},
     repo::{self, Named},
+    suite,
     ui::Ui,
 };
 
 /// Write the documents that are made from the code, or check that they are current.
 ///
 /// `docs/workload.md` and `workloads/schema.json` come from the types of a spec, `docs/catalogue.md` from the
-/// mechanisms, and the table of results in `README.md` from the last full race in each ledger.
+/// mechanisms, and the tables of results in `README.md` from the last full race of each workload and the last full cells of the
+/// suite.
 #[derive(Parser)]
 #[command(after_help = "Examples:\n  cargo xtask docs\n  cargo xtask docs --check")]
 pub struct Args {
@@ -64,18 +66,27 @@ fn documents() -> Outcome<[(&'static str, String); 4]> {
 /// What stands around the table of results in the README.
 const RESULTS: [&str; 2] = ["<!-- made from the ledgers by `cargo xtask docs` -->\n", "<!-- end -->\n"];
 
-/// The README as it is, with its table of results made anew.
+/// What stands around the table of the suite in the README.
+const SUITE: [&str; 2] =
+    ["<!-- made from the suite's ledger by `cargo xtask docs` -->\n", "<!-- end of the suite -->\n"];
+
+/// The README as it is, with its tables made anew.
 fn readme() -> Outcome<String> {
     let text = fs::read_to_string(repo::root().join("README.md")).or_exit(Exit::Internal)?;
-    let [before, after] = RESULTS;
-    let parts = text.split_once(before).and_then(|(head, rest)| Some((head, rest.split_once(after)?.1)));
-    let (head, tail) = parts
-        .ok_or_else(|| Failure::new(Exit::Internal, "README.md: the marks around the results are gone"))?;
     let ledgers: Vec<_> = repo::workloads()
         .iter()
         .map(|name| ledger::read(&Named::ours(name).files()?.ledger).or_exit(Exit::Internal))
         .collect::<Outcome<_>>()?;
-    Ok(format!("{head}{before}{}{after}{tail}", ledger::results(&ledgers)))
+    let text = between(&text, SUITE, &suite::markdown()?)?;
+    between(&text, RESULTS, &ledger::results(&ledgers))
+}
+
+/// The text with other words between two marks.
+fn between(text: &str, [before, after]: [&str; 2], words: &str) -> Outcome<String> {
+    let parts = text.split_once(before).and_then(|(head, rest)| Some((head, rest.split_once(after)?.1)));
+    let (head, tail) = parts
+        .ok_or_else(|| Failure::new(Exit::Internal, format!("README.md: `{}` is gone", before.trim())))?;
+    Ok(format!("{head}{before}{words}{after}{tail}"))
 }
 
 /// The catalogue, one row per mechanism, axis by axis.

@@ -1,7 +1,11 @@
 //! `cargo xtask explain`: each decision, its reason, its rivals and what it is predicted to cost.
 
 use clap::Parser;
-use harness::ledger;
+use harness::{
+    counters::{Count, Counters},
+    ledger,
+};
+use serde::Serialize;
 use serde_json::{Value, json};
 use synth::{
     axis::Axis,
@@ -16,6 +20,7 @@ use synth::{
 use templates::CATALOGUE;
 
 use crate::{
+    counters,
     exit::{Exit, OrExit, Outcome},
     pipeline::{self, Asked, Decided},
     repo::Named,
@@ -42,6 +47,8 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let instructions_per_second = machine.fma_gflops * 1e9 / 2.0 / lanes(&machine.isas);
     let milliseconds = |cost: Cost| cost.seconds(bytes_per_second, instructions_per_second) * 1e3;
 
+    let counted = counters::kept(&asked.workload.name, &decided.plan.digest());
+    let positions = asked.workload.traffic.prompt.p50 + asked.workload.traffic.output.p50 / 2;
     let mut axes = Vec::new();
     for (axis, decision) in &decided.plan.decisions {
         ui.print(format_args!("{axis:<9} {}", decision.mechanism));
@@ -75,7 +82,14 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
                 Fit::No { why } => json!({"mechanism": mechanism.name(), "fits": false, "why": why}),
             });
         }
+        let chosen = answers.iter().find_map(|answer| match &answer.fit {
+            Fit::Yes { cost, .. } if answer.mechanism.name() == decision.mechanism => Some(*cost),
+            _ => None,
+        });
+        let compared = chosen.map_or(vec![], |cost| compare(*axis, cost, positions, &counted));
+        compared.iter().for_each(|it| ui.print(format_args!("          {}", it.words())));
         axes.push(json!({
+            "compared": compared,
             "axis": axis.name(), "mechanism": decision.mechanism, "knobs": decision.knobs, "reason": decision.reason,
             "by": decision.by.to_string(), "answers": rivals,
         }));
@@ -116,6 +130,62 @@ fn chosen(decided: &Decided) -> Candidate {
         held,
         bf16_activations: held.layers == Format::Bf16 && rounds,
         bf16_kv: kv == Precision::Bf16,
+    }
+}
+
+/// How far what was counted may be from what was predicted before it is called off.
+const WITHIN: f64 = 0.15;
+
+/// A prediction of the cost model beside what was counted of the binary.
+#[derive(Debug, PartialEq, Serialize)]
+struct Compared {
+    what: &'static str,
+    predicted: f64,
+    counted: Result<f64, String>,
+}
+
+impl Compared {
+    /// Predicted and counted agree.
+    fn is_within(&self) -> bool {
+        self.counted.as_ref().is_ok_and(|counted| (self.predicted / counted - 1.0).abs() <= WITHIN)
+    }
+
+    fn words(&self) -> String {
+        let Self { what, predicted, counted } = self;
+        match counted {
+            Ok(counted) if self.is_within() => {
+                format!("counted {counted:.4e} {what}, {predicted:.4e} predicted")
+            }
+            Ok(counted) => {
+                let off = 100.0 * (predicted / counted - 1.0);
+                format!("OFF BY {off:+.0} %: {predicted:.4e} {what} predicted, {counted:.4e} counted")
+            }
+            Err(why) => format!("{predicted:.4e} {what} predicted, not counted: {why}"),
+        }
+    }
+}
+
+/// What the cost model says of a decision, against what was counted: bytes of weights, bytes of keys and values of the
+/// positions that the median token sees, and instructions that multiply. A decision that predicts nothing is not compared.
+fn compare(axis: Axis, cost: Cost, positions: usize, counted: &Result<Counters, String>) -> Vec<Compared> {
+    let of = |read: &dyn Fn(&Counters) -> Count| counted.as_ref().map_err(Clone::clone).and_then(read);
+    match axis {
+        Axis::Weights => vec![Compared {
+            what: "bytes of weights a token",
+            predicted: cost.bytes,
+            counted: of(&|it| it.weight_bytes_per_token.clone()),
+        }],
+        Axis::Kv => vec![Compared {
+            what: "bytes of keys and values a token",
+            predicted: cost.bytes,
+            counted: of(&|it| it.kv_bytes_per_position.clone().map(|bytes| bytes * positions as f64)),
+        }],
+        Axis::Kernels => vec![Compared {
+            what: "multiplying instructions a token",
+            predicted: cost.instructions,
+            counted: of(&|it| it.multiplications_per_token.clone()),
+        }],
+        _ => vec![],
     }
 }
 
@@ -187,5 +257,50 @@ fn lanes(isas: &[Isa]) -> f64 {
         Some(Isa::Avx512 | Isa::Amx) => 16.0,
         Some(Isa::Avx2) => 8.0,
         _ => 1.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted() -> Counters {
+        Counters {
+            allocations_per_token: Ok(0.0),
+            system_calls_per_token: Ok(0.0),
+            switches_per_token: Ok(0.0),
+            instructions_per_token: Ok(1e6),
+            multiplications_per_token: Ok(3e5),
+            instructions_per_prompt_token: Ok(1e6),
+            weight_bytes_per_token: Ok(1e7),
+            kv_bytes_per_position: Ok(4096.0),
+        }
+    }
+
+    #[test]
+    fn a_planted_wrong_cost_is_shown_as_off() {
+        let right = [
+            (Axis::Weights, Cost { bytes: 1.1e7, instructions: 0.0 }),
+            (Axis::Kv, Cost { bytes: 4000.0 * 152.0, instructions: 0.0 }),
+            (Axis::Kernels, Cost { bytes: 0.0, instructions: 2.8e5 }),
+        ];
+        for (axis, cost) in right {
+            let [fits] = compare(axis, cost, 152, &Ok(counted())).try_into().expect("one comparison");
+            assert!(fits.is_within() && fits.words().starts_with("counted"), "{fits:?}");
+            for factor in [0.7, 1.3] {
+                let wrong = Cost { bytes: factor * cost.bytes, instructions: factor * cost.instructions };
+                let [off] = compare(axis, wrong, 152, &Ok(counted())).try_into().expect("one comparison");
+                assert!(!off.is_within() && off.words().starts_with("OFF BY"), "{off:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_not_counted_is_not_called_right() {
+        let cost = Cost { bytes: 1e7, instructions: 0.0 };
+        let [none] =
+            compare(Axis::Weights, cost, 152, &Err("not counted here".into())).try_into().expect("one");
+        assert!(!none.is_within() && none.words().contains("not counted here"), "{none:?}");
+        assert_eq!(compare(Axis::Schedule, Cost::default(), 152, &Ok(counted())), []);
     }
 }

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod calibration;
+mod counters;
 mod docs;
 mod doctor;
 mod exit;
@@ -19,6 +20,7 @@ mod reference;
 mod repo;
 mod report;
 mod serve;
+mod suite;
 mod synth;
 mod ui;
 
@@ -60,6 +62,7 @@ enum Command {
     Reference(reference::Args),
     Doctor(doctor::Args),
     Mutants(mutants::Args),
+    Counters(counters::Args),
     Docs(docs::Args),
 }
 
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Reference(args) => reference::run(&args, &ui),
         Command::Doctor(args) => doctor::run(&args, &ui),
         Command::Mutants(args) => mutants::run(&args, &ui),
+        Command::Counters(args) => counters::run(&args, &ui),
         Command::Docs(args) => docs::run(&args, &ui),
     };
     match outcome {

@@ -16,6 +16,7 @@ use harness::{
     prove::Proof,
     reference::{self, Reference, ReferenceError, agreement, sweep},
     report,
+    suite::Entrant,
 };
 use oracle::Oracle;
 use synth::{feasibility, feasibility::MemoryPlan, model::Model};
@@ -125,23 +126,70 @@ fn contenders(
     runtime: &Runtime,
     ui: &Ui,
 ) -> Outcome<Vec<Contender>> {
-    let chosen = match rules.references.as_slice() {
-        [] => reference::ALL.to_vec(),
-        names => names.iter().map(|name| by_name(name)).collect::<Outcome<_>>()?,
+    let field = field(asked, job, rules, runtime, ui)?;
+    Ok(field.into_iter().filter_map(|ready| ready.contender.ok()).collect())
+}
+
+/// A reference that can be raced, or why not.
+pub struct Ready {
+    /// Its name.
+    pub name: &'static str,
+    version: &'static str,
+    /// How it is started, or why it is absent.
+    pub contender: Result<Contender, String>,
+    /// Answers that agreed with the oracle's, and all that were asked for.
+    pub agreement: Option<[usize; 2]>,
+}
+
+impl Ready {
+    /// A line of a table for one that is absent.
+    pub fn absent(&self) -> Option<Entrant> {
+        let absent = Some(self.contender.as_ref().err()?.clone());
+        let (name, version) = (self.name.to_owned(), self.version.to_owned());
+        Some(Entrant { name, version, flags: vec![], agreement: None, figures: vec![], heat: None, absent })
+    }
+}
+
+/// Every reference there is, ready and tuned, or with the reason why it is absent.
+pub fn field(
+    asked: &Asked,
+    job: &reference::Job,
+    rules: &Rules,
+    runtime: &Runtime,
+    ui: &Ui,
+) -> Outcome<Vec<Ready>> {
+    let chosen: Vec<&dyn Reference> =
+        rules.references.iter().map(|name| by_name(name)).collect::<Outcome<_>>()?;
+    let is_chosen = |reference: &dyn Reference| {
+        chosen.is_empty() || chosen.iter().any(|it| it.name() == reference.name())
     };
     let expected = expected(&asked.model).or_exit(Exit::Internal)?;
-    let mut contenders = Vec::new();
-    for reference in chosen {
-        match contender(reference, job, &expected, runtime, ui) {
-            Ok(contender) => contenders.push(contender),
-            Err(error) if rules.references.is_empty() => ui.say("Without", error),
+    let mut field = Vec::new();
+    for reference in reference::ALL {
+        let made = match is_chosen(reference) {
+            true => contender(reference, job, &expected, runtime, ui),
+            false => {
+                let contender = Err("not asked for in this run".to_owned());
+                let (name, version) = (reference.name(), reference.version());
+                field.push(Ready { name, version, contender, agreement: None });
+                continue;
+            }
+        };
+        let (contender, agreement) = match made {
+            Ok((contender, agreement)) => (Ok(contender), Some([agreement.n_agreeing, agreement.n_asked])),
+            Err(error) if chosen.is_empty() || matches!(error, ReferenceError::Lacks { .. }) => {
+                ui.say("Without", &error);
+                (Err(error.to_string()), None)
+            }
             Err(error) => {
                 let exit = if error.is_environment() { Exit::Environment } else { Exit::Internal };
                 return Err(Failure::new(exit, error));
             }
-        }
+        };
+        let (name, version) = (reference.name(), reference.version());
+        field.push(Ready { name, version, contender, agreement });
     }
-    Ok(contenders)
+    Ok(field)
 }
 
 /// The reference of that name.
@@ -171,7 +219,7 @@ fn contender(
     expected: &[agreement::Expected],
     runtime: &Runtime,
     ui: &Ui,
-) -> Result<Contender, ReferenceError> {
+) -> Result<(Contender, agreement::Agreement), ReferenceError> {
     let step = ui.step("Prepare", reference.name());
     let note = |what: &str| step.note(what);
     let prepared = prepare(reference, job, &note)?;
@@ -187,7 +235,7 @@ fn contender(
     step.done();
     let (agreeing, all) = (agreement.n_agreeing, agreement.n_asked);
     if !agreement.is_same_model() {
-        let first = agreement.first.unwrap_or_default();
+        let first = agreement.first.clone().unwrap_or_default();
         let reason =
             format!("it computes another model: {agreeing} of {all} answers as the oracle's ({first})");
         return Err(ReferenceError::Unsupported {
@@ -196,7 +244,7 @@ fn contender(
             reason,
         });
     }
-    let differs = agreement.first.map_or(String::new(), |first| format!(" ({first})"));
+    let differs = agreement.first.as_ref().map_or(String::new(), |first| format!(" ({first})"));
     ui.say(
         "Tuned",
         format_args!(
@@ -208,13 +256,14 @@ fn contender(
     );
     let listen = free_port().map_err(|source| ReferenceError::File { path: "127.0.0.1".into(), source })?;
     let launch = reference.launch(&prepared, job, &sweep.chosen, listen);
-    Ok(Contender {
+    let contender = Contender {
         name: reference.name().to_owned(),
         version: reference.version().to_owned(),
         flags: sweep::flags(&launch),
         wire: reference.wire(),
         launch,
-    })
+    };
+    Ok((contender, agreement))
 }
 
 /// Prompts and answers that a reference is asked for: enough to see another model, too few to take long.

@@ -99,6 +99,22 @@ impl Files {
         })
     }
 
+    /// The files of an own binary of a suite: its spec is committed, everything made of it lies in the build folder.
+    pub fn of_suite(suite: &str, name: &str) -> Outcome<Self> {
+        let spec = root().join(format!("workloads/suite/{suite}/{name}.yaml"));
+        let folder = target().join("suite").join(suite).join(name);
+        std::fs::create_dir_all(&folder).or_exit(Exit::Internal)?;
+        Ok(Self {
+            plan: folder.join("plan.yaml"),
+            calibration: folder.join("calibration.json"),
+            ledger: folder.join("ledger.jsonl"),
+            reports: folder.join("reports"),
+            crate_dir: folder.join("crate"),
+            is_ours: false,
+            spec,
+        })
+    }
+
     /// Whether the crate is a member of the repository's workspace.
     pub fn in_workspace(&self) -> bool {
         self.crate_dir.parent() == Some(&root().join("generated"))

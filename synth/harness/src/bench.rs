@@ -27,7 +27,9 @@ pub use cell::{Cell, Measured};
 pub use host::{Host, Noise};
 pub use roofline::{Roofline, RooflineFraction, decode_bytes};
 
-use cell::{Work, race};
+use cell::race;
+pub(crate) use cell::{BlockRun, Work, fault, run_block, wall_per_token};
+pub(crate) use host::Watch;
 use plan::Pace;
 
 /// The version of [`Comparison`] as JSON.
@@ -332,7 +334,7 @@ pub async fn bench(
     if references.is_empty() {
         return Err(BenchError::NoReference);
     }
-    let watch = host::Watch::start();
+    let watch = Watch::start(0);
     let (own_up, mut own_side) = start(job, own, budget.n_starts, progress).await?;
     let samples = tokenise(&job.workload.samples().map_err(TrafficError::from)?, &own_up.target).await?;
     let mut races = Vec::new();
@@ -359,7 +361,7 @@ pub async fn bench(
         keep_ms: keep.collect(),
         proven: proof.digests.clone(),
         own: own_side,
-        noise: watch.finish(&races),
+        noise: watch.of_races(&races),
         references: races,
         strongest,
         roofline,
@@ -369,7 +371,7 @@ pub async fn bench(
     })
 }
 
-fn check_proof(artifact: &Artifact, proof: &Proof) -> Result<(), BenchError> {
+pub(crate) fn check_proof(artifact: &Artifact, proof: &Proof) -> Result<(), BenchError> {
     let name = artifact.name.clone();
     if proof.digests.binary != artifact.binary_digest {
         let (proven, built) = (proof.digests.binary.clone(), artifact.binary_digest.clone());

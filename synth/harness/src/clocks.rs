@@ -40,6 +40,11 @@ impl Clocks {
         Some(Self { total: user + nice + system + idle + irq + softirq + steal, idle, steal, ours })
     }
 
+    /// The same, with time of children that have not been waited for.
+    pub(crate) fn and_ours(self, ticks: u64) -> Self {
+        Self { ours: self.ours + ticks, ..self }
+    }
+
     /// Whose the time since `before` was; `None` when no tick has passed.
     pub(crate) fn shares_since(self, before: Self) -> Option<Shares> {
         let since = |now: u64, then: u64| now.saturating_sub(then) as f64;

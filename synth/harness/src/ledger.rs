@@ -4,6 +4,7 @@
 //! names everything that made it: spec, plan, weights, binary, proof, references with their flags, machine, noise.
 
 mod results;
+mod suite;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use synth::workload::Metric;
 
 use crate::bench::{Comparison, Depth, Host, Measured, Noise, RooflineFraction, Side, Versus};
@@ -20,6 +21,7 @@ use crate::prove::{Digests, Proof, Verdict as ProofVerdict};
 use crate::stats::Verdict;
 
 pub use results::results;
+pub use suite::{SuiteEntry, SuiteRace, append_race, append_refusal, read_suite};
 
 /// The version of a line. A reader refuses any other.
 pub const VERSION: u32 = 1;
@@ -209,11 +211,7 @@ impl Entry {
             commit: from.commit.clone(),
             toolchain: from.toolchain.clone(),
             digests: proof.digests.clone(),
-            proof: Proven {
-                surfaces: proof.surfaces.len(),
-                cases: proof.n_cases,
-                oracle_tokens: proof.n_oracle_tokens,
-            },
+            proof: Proven::of(proof),
             host: comparison.host.clone(),
             noise: comparison.noise.clone(),
             seed: comparison.seed,
@@ -230,6 +228,12 @@ impl Entry {
             }),
             roofline: comparison.roofline,
         })
+    }
+}
+
+impl Proven {
+    fn of(proof: &Proof) -> Self {
+        Self { surfaces: proof.surfaces.len(), cases: proof.n_cases, oracle_tokens: proof.n_oracle_tokens }
     }
 }
 
@@ -287,6 +291,43 @@ pub fn append(
     proof: &Proof,
     from: &Provenance,
 ) -> Result<Entry, LedgerError> {
+    append_line(path, |id, _| Entry::new(id, SystemTime::now(), comparison, proof, from).map(Some))
+        .map(|entry| entry.expect("a race always makes a line"))
+}
+
+/// Every entry of the ledger at `path`, oldest first; none where there is no such file.
+///
+/// # Errors
+/// When the file cannot be read, or a line of it is no entry of this version; the line is named.
+pub fn read(path: &Path) -> Result<Vec<Entry>, LedgerError> {
+    read_lines(path)
+}
+
+/// A line of a ledger: a race of a workload, or a cell of a suite.
+trait Line: Serialize + DeserializeOwned {
+    /// The version that is written and read.
+    const VERSION: u32;
+    fn version(&self) -> u32;
+    fn id(&self) -> u64;
+}
+
+impl Line for Entry {
+    const VERSION: u32 = VERSION;
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+/// Appends what `make` makes under the next number, after those that are there; nothing where it makes nothing.
+fn append_line<L: Line>(
+    path: &Path,
+    make: impl FnOnce(u64, &[L]) -> Result<Option<L>, LedgerError>,
+) -> Result<Option<L>, LedgerError> {
     let fail = |source| LedgerError::File { path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(fail)?;
@@ -295,19 +336,15 @@ pub fn append(
     // Held until the file is closed: two benches at once must not take the same number.
     file.lock().map_err(fail)?;
     let text = text(&mut file).map_err(fail)?;
-    let last = parse(path, &text)?.last().map_or(0, Entry::id);
-    let entry = Entry::new(last + 1, SystemTime::now(), comparison, proof, from)?;
+    let entries = parse(path, &text)?;
+    let Some(entry) = make(entries.last().map_or(0, Line::id) + 1, &entries)? else { return Ok(None) };
     let json = serde_json::to_string(&entry).map_err(|error| fail(error.into()))?;
     let cut_off = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     file.write_all(format!("{cut_off}{json}\n").as_bytes()).map_err(fail)?;
-    Ok(entry)
+    Ok(Some(entry))
 }
 
-/// Every entry of the ledger at `path`, oldest first; none where there is no such file.
-///
-/// # Errors
-/// When the file cannot be read, or a line of it is no entry of this version; the line is named.
-pub fn read(path: &Path) -> Result<Vec<Entry>, LedgerError> {
+fn read_lines<L: Line>(path: &Path) -> Result<Vec<L>, LedgerError> {
     let fail = |source| LedgerError::File { path: path.to_owned(), source };
     match File::open(path) {
         Ok(mut file) => parse(path, &text(&mut file).map_err(fail)?),
@@ -322,17 +359,17 @@ fn text(file: &mut File) -> io::Result<String> {
     Ok(text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<Entry>, LedgerError> {
-    let mut entries: Vec<Entry> = Vec::new();
+fn parse<L: Line>(path: &Path, text: &str) -> Result<Vec<L>, LedgerError> {
+    let mut entries: Vec<L> = Vec::new();
     for (idx, line) in text.lines().enumerate() {
         let fail = |reason: String| LedgerError::Line { path: path.to_owned(), line: idx + 1, reason };
-        let entry: Entry = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
-        if entry.version != VERSION {
-            return Err(fail(format!("version {} where {VERSION} is known", entry.version)));
+        let entry: L = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
+        if entry.version() != L::VERSION {
+            return Err(fail(format!("version {} where {} is known", entry.version(), L::VERSION)));
         }
-        let expected = entries.last().map_or(1, |last| last.id + 1);
-        if entry.id != expected {
-            return Err(fail(format!("id {} where {expected} follows", entry.id)));
+        let expected = entries.last().map_or(1, |last| last.id() + 1);
+        if entry.id() != expected {
+            return Err(fail(format!("id {} where {expected} follows", entry.id())));
         }
         entries.push(entry);
     }

@@ -6,6 +6,7 @@ pub mod calibrate;
 mod checkpoint;
 pub mod client;
 mod clocks;
+pub mod counters;
 pub mod hub;
 pub mod image;
 pub mod ledger;
@@ -23,3 +24,4 @@ pub mod report;
 #[cfg(test)]
 mod scripted;
 pub mod stats;
+pub mod suite;

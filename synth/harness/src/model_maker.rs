@@ -56,7 +56,8 @@ pub const SHAPES: [Shape; 4] = [
         head_dim: 64,
         intermediate: 2048,
         vocab: 32_000,
-        context: 4096,
+        // More than such models had, so that it can stand in rows with long prompts.
+        context: 16_384,
         theta: 10_000.0,
         scaling: None,
         tied: true,

@@ -4,6 +4,8 @@
 //! read or nothing but multiply, with the widest vectors there are, and the best of many short runs counts: a
 //! ceiling is what the machine does when nobody disturbs it. How much it was disturbed is in [`Noise`].
 
+mod dots;
+
 use std::{
     arch::x86_64::*,
     fs, hint,
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use synth::target::Isa;
 
 use crate::clocks::{Clocks, disturbance, load_average};
+
+pub use dots::{Dot, DotRate, dot_rates};
 
 /// A machine as found: its name, its sizes and its ceilings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -202,6 +202,22 @@ impl Server {
         memory(self.pid, "VmRSS")
     }
 
+    /// CPU time that its processes have used, in ticks. One that has ended no longer counts.
+    #[must_use]
+    pub fn cpu_ticks(&self) -> u64 {
+        family::members(self.pid).into_iter().filter_map(family::cpu_ticks).sum()
+    }
+
+    /// Stops all of its processes where they are, until [`Server::resume`]: some work although nobody asks them.
+    pub fn suspend(&self) {
+        family::signal(self.pid, Signal::STOP);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        family::signal(self.pid, Signal::CONT);
+    }
+
     /// Asks the server to drain (SIGTERM), waits, and kills it if it does not end in time.
     ///
     /// # Errors
@@ -209,6 +225,7 @@ impl Server {
     pub async fn stop(mut self) -> Result<(), ProcessError> {
         let stop = |source| ProcessError::Stop { pid: self.pid, source };
         let descendants = Descendants::of(self.pid);
+        self.resume();
         // While the child is not reaped its id cannot be another process's.
         let ended = self.child.try_wait().map_err(stop)?.is_some();
         if !ended && let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {

@@ -6,7 +6,7 @@ mod html;
 mod json;
 mod markdown;
 mod svg;
-mod table;
+pub(crate) mod table;
 mod terminal;
 pub(crate) mod words;
 

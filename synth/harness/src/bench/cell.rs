@@ -20,7 +20,7 @@ const LATE_MS: f64 = 1.0;
 
 /// The work of one block: the same for both sides.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Work {
+pub(crate) enum Work {
     Open { requests: Vec<Request>, at: Vec<Duration> },
     Closed { concurrency: usize, requests: Vec<Request> },
 }
@@ -76,9 +76,9 @@ pub struct Measured {
 
 /// One block of a side.
 #[derive(Debug, Clone)]
-pub(super) struct BlockRun {
-    pub(super) records: Vec<Record>,
-    pub(super) is_open: bool,
+pub(crate) struct BlockRun {
+    pub(crate) records: Vec<Record>,
+    pub(crate) is_open: bool,
 }
 
 /// Races both sides through the plan: A B B A …, which side is A drawn anew for every two pairs. It stops at the first
@@ -97,11 +97,11 @@ pub(super) async fn race(
     for (pair_idx, work) in plan.works.iter().enumerate() {
         own_first = if pair_idx % 2 == 0 { random.below(2) == 0 } else { !own_first };
         let pair = if own_first {
-            let own_run = run(own, work, grace).await;
-            (own_run, run(reference, work, grace).await)
+            let own_run = run_block(own, work, grace).await;
+            (own_run, run_block(reference, work, grace).await)
         } else {
-            let reference_run = run(reference, work, grace).await;
-            (run(own, work, grace).await, reference_run)
+            let reference_run = run_block(reference, work, grace).await;
+            (run_block(own, work, grace).await, reference_run)
         };
         let is_void = unequal_work(&pair.0.records, &pair.1.records).is_some();
         pairs.push(pair);
@@ -113,7 +113,7 @@ pub(super) async fn race(
 }
 
 /// Runs one block, after one small request that finds the server idle and its connection open.
-async fn run(target: &Target, work: &Work, grace: Duration) -> BlockRun {
+pub(crate) async fn run_block(target: &Target, work: &Work, grace: Duration) -> BlockRun {
     let (Work::Open { requests, .. } | Work::Closed { requests, .. }) = work;
     if let Some(first) = requests.first() {
         let settle = Request { prompt: first.prompt[..1].to_vec(), max_tokens: 1 };
@@ -131,7 +131,7 @@ async fn run(target: &Target, work: &Work, grace: Duration) -> BlockRun {
 
 impl Cell {
     /// What the pairs show. Pure: records in, result out.
-    pub(super) fn of_pairs(
+    pub(crate) fn of_pairs(
         name: String,
         what: String,
         pairs: &[(BlockRun, BlockRun)],
@@ -213,25 +213,28 @@ impl Blocks {
 
 /// Why two blocks are not the same work done twice, if they are not.
 fn unequal_work(own: &[Record], reference: &[Record]) -> Option<String> {
-    for (side, records) in [("own", own), ("reference", reference)] {
-        let broken: Vec<&Record> = records.iter().filter(|record| !record.is_complete()).collect();
-        if let Some(first) = broken.first() {
-            return Some(format!(
-                "{side}: {} of {} requests of a block not answered, first {:?}",
-                broken.len(),
-                records.len(),
-                first.outcome
-            ));
-        }
-        if let Some(record) = records.iter().find(|record| record.n_tokens() != record.wanted_tokens) {
-            return Some(format!(
-                "{side}: {} tokens came where {} were asked for with end-of-sequence ignored",
-                record.n_tokens(),
-                record.wanted_tokens
-            ));
-        }
+    [("own", own), ("reference", reference)]
+        .into_iter()
+        .find_map(|(side, records)| Some(format!("{side}: {}", fault(records)?)))
+}
+
+/// Why a block is not the work that was asked for, if it is not.
+pub(crate) fn fault(records: &[Record]) -> Option<String> {
+    let broken: Vec<&Record> = records.iter().filter(|record| !record.is_complete()).collect();
+    if let Some(first) = broken.first() {
+        return Some(format!(
+            "{} of {} requests of a block not answered, first {:?}",
+            broken.len(),
+            records.len(),
+            first.outcome
+        ));
     }
-    None
+    let short = records.iter().find(|record| record.n_tokens() != record.wanted_tokens)?;
+    Some(format!(
+        "{} tokens came where {} were asked for with end-of-sequence ignored",
+        short.n_tokens(),
+        short.wanted_tokens
+    ))
 }
 
 /// Whether a latency counts from the scheduled send, and the generator was later there than the latency bears.
@@ -248,10 +251,6 @@ fn ms_per_token(pairs: &[(BlockRun, BlockRun)], seed: u64) -> Option<Measured> {
     if pairs.iter().any(|(own, reference)| own.is_open || reference.is_open) {
         return None;
     }
-    let cost = |records: &[Record]| -> (f64, usize) {
-        let wall = records.iter().map(|record| record.ended).max().unwrap_or_default();
-        (wall.as_secs_f64() * 1e3, records.iter().map(Record::n_tokens).sum())
-    };
     let costs: Vec<_> =
         pairs.iter().map(|(own, reference)| (cost(&own.records), cost(&reference.records))).collect();
     let each = |(ms, n): (f64, usize)| ms / n as f64;
@@ -265,6 +264,18 @@ fn ms_per_token(pairs: &[(BlockRun, BlockRun)], seed: u64) -> Option<Measured> {
         own_ms: all(costs.iter().map(|(own, _)| *own).collect()),
         reference_ms: all(costs.iter().map(|(_, reference)| *reference).collect()),
     })
+}
+
+/// Wall milliseconds of a block, and the tokens that came in it.
+fn cost(records: &[Record]) -> (f64, usize) {
+    let wall = records.iter().map(|record| record.ended).max().unwrap_or_default();
+    (wall.as_secs_f64() * 1e3, records.iter().map(Record::n_tokens).sum())
+}
+
+/// Wall milliseconds of a block per token that came in it.
+pub(crate) fn wall_per_token(records: &[Record]) -> f64 {
+    let (ms, n) = cost(records);
+    ms / n as f64
 }
 
 fn cdfs(records: &[Record]) -> BTreeMap<Quantity, Vec<f64>> {

@@ -69,28 +69,37 @@ impl Host {
 
 /// CPU clocks at the start of a bench.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     load: f64,
     clocks: Option<Clocks>,
 }
 
 impl Watch {
-    pub(super) fn start() -> Self {
-        Self { load: load_average(), clocks: Clocks::read() }
+    /// From now on. `ticks` is the CPU time that servers which are up have used so far: it is ours, and no stranger's.
+    pub(crate) fn start(ticks: u64) -> Self {
+        Self { load: load_average(), clocks: Clocks::read().map(|clocks| clocks.and_ours(ticks)) }
     }
 
     /// What happened since. Every server must have been stopped, or its time counts as a stranger's.
-    pub(super) fn finish(self, races: &[Versus]) -> Noise {
+    pub(super) fn of_races(&self, races: &[Versus]) -> Noise {
         let cells = || races.iter().flat_map(|versus| &versus.cells);
-        let shares = self.clocks.zip(Clocks::read()).and_then(|(before, after)| after.shares_since(before));
+        let spread = ascending(cells().filter_map(super::Cell::spread)).last().copied();
+        let lateness = cells()
+            .flat_map(|cell| [cell.own.lateness_p99_ms, cell.reference.lateness_p99_ms])
+            .fold(0.0, f64::max);
+        self.noise(0, spread, lateness)
+    }
+
+    /// What happened since, with the CPU time that servers which are still up have used by now.
+    pub(crate) fn noise(&self, ticks: u64, spread: Option<f64>, lateness_p99_ms: f64) -> Noise {
+        let now = Clocks::read().map(|clocks| clocks.and_ours(ticks));
+        let shares = self.clocks.zip(now).and_then(|(before, after)| after.shares_since(before));
         Noise {
             load: [self.load, load_average()],
             steal_share: shares.map(|it| it.steal),
             foreign_share: shares.map(|it| it.foreign),
-            spread: ascending(cells().filter_map(super::Cell::spread)).last().copied(),
-            lateness_p99_ms: cells()
-                .flat_map(|cell| [cell.own.lateness_p99_ms, cell.reference.lateness_p99_ms])
-                .fold(0.0, f64::max),
+            spread,
+            lateness_p99_ms,
         }
     }
 }

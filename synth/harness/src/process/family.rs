@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// The process and its descendants as they are now, itself first. Who lost its parent is not among them.
 pub(super) fn members(pid: u32) -> Vec<u32> {
@@ -23,6 +23,23 @@ fn children(pid: u32) -> Vec<u32> {
         .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
         .flat_map(|line| line.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
+}
+
+/// CPU time of a process, in ticks; `None` when it is gone.
+pub(super) fn cpu_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold spaces; utime and stime are the 12th and 13th fields after it.
+    let fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
+    Some(fields.filter_map(|n| n.parse::<u64>().ok()).sum())
+}
+
+/// Sends a signal to a process and its descendants.
+pub(super) fn signal(pid: u32, signal: Signal) {
+    for pid in members(pid) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        // One that has ended needs none.
+        let _ = pid.map(|pid| kill_process(pid, signal));
+    }
 }
 
 /// The descendants of a process, held so that no later process can be mistaken for one of them.

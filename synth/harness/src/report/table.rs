@@ -4,19 +4,19 @@ use super::svg::escape;
 
 /// Rows of cells, the first row being the heads.
 #[derive(Debug, Default)]
-pub(super) struct Table(Vec<Vec<String>>);
+pub(crate) struct Table(Vec<Vec<String>>);
 
 impl Table {
-    pub(super) fn new<const N: usize>(heads: [&str; N]) -> Self {
+    pub(crate) fn new<const N: usize>(heads: [&str; N]) -> Self {
         Self(vec![heads.map(str::to_owned).to_vec()])
     }
 
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.0.push(cells.to_vec());
     }
 
     /// Padded with spaces, for a terminal.
-    pub(super) fn text(&self, indent: &str) -> String {
+    pub(crate) fn text(&self, indent: &str) -> String {
         let n_columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             self.0
@@ -43,7 +43,7 @@ impl Table {
     }
 
     /// With bars, for Markdown. Bars inside cells are escaped.
-    pub(super) fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let line = |row: &Vec<String>| {
             let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
             format!("| {} |\n", cells.join(" | "))

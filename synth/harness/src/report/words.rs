@@ -7,7 +7,7 @@ use crate::metrics::Quantity;
 use crate::stats::{Ratio, Verdict, median};
 
 /// A number with three significant digits, none of them after the point from 100 on.
-pub(super) fn number(x: f64) -> String {
+pub(crate) fn number(x: f64) -> String {
     let places = match x.abs() {
         x if x >= 100.0 => 0,
         x if x >= 10.0 => 1,
@@ -18,7 +18,7 @@ pub(super) fn number(x: f64) -> String {
 }
 
 /// Milliseconds with their unit; seconds from ten on.
-pub(super) fn ms(ms: f64) -> String {
+pub(crate) fn ms(ms: f64) -> String {
     if ms >= 10_000.0 { format!("{} s", number(ms / 1e3)) } else { format!("{} ms", number(ms)) }
 }
 

@@ -13,8 +13,8 @@ use synth::image::Layout;
 
 use super::{
     amx, amx_int4, amx_int8, avx2, avx2_bf16, avx2_codes, avx512, avx512_bf16, avx512_codes, avx512_dot,
-    avx512_operand_int8, operand_bf16, operand_f32, operand_int8, scalar, scalar_bf16, scalar_codes, store_bf16,
-    store_f32, strip,
+    avx512_operand_int8, operand_bf16, operand_f32, operand_int8, scalar, scalar_bf16, scalar_codes,
+    store_bf16, store_f32, strip,
 };
 
 /// The cells of some panels: rows `x` of K, a matrix of weights, and which of its panels.

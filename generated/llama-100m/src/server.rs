@@ -42,8 +42,8 @@ pub const LISTEN: &str = "127.0.0.1:8000";
 const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
-    spec_digest: "f9beea6e8c7f19b005fdac045d88f9130e976093dcfd64707b6b4cbe09c7ebae",
-    plan_digest: "448c397d2c278dbce92d0842aed16b383a9c8c65e8f3c5136d3a27ec6f38855e",
+    spec_digest: "a7f1bd06346a815376d4d68eaa556beccaeb54212b32381869f45e7c3308455b",
+    plan_digest: "e7fc826f5979b8fe830f3bdd4c5dc4af5ffe7980f6d9fb117c46646942e69560",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };
 

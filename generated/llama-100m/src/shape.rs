@@ -72,7 +72,7 @@ pub const SPLIT_ROWS: usize = 8;
 // ---- The step
 
 /// A step computes 512 positions at most, which holds the 99th percentile of prompts, 480, whole: 2 threads at 857
-/// GFLOP/s take 90.209 ms for them, 14.4 times as long as to read the weights.
+/// GFLOP/s take 90 ms for them, 14.4 times as long as to read the weights.
 pub const STEP_ROWS: usize = 512;
 
 /// Sequences in flight (`traffic.concurrency`); more wait in the queue.

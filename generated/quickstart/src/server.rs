@@ -42,7 +42,7 @@ pub const LISTEN: &str = "127.0.0.1:8000";
 const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
-    spec_digest: "572ff689db798457bc50f80fdbdfe44800af0dab129786f413184e29bc72a1c9",
+    spec_digest: "121bc463f013c8398f194ad2af20e4f094b4682b63e9a8539140dbcc0f707099",
     plan_digest: "a68ac5feb6dfc598887d0be7baf707b1682dda398d4605b5b0f1dca89677fedb",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };

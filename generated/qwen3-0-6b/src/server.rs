@@ -42,7 +42,7 @@ pub const LISTEN: &str = "127.0.0.1:8000";
 const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
-    spec_digest: "093942e2203e78d90f99d26935e1f6348df849b9983955f037b394939b9de314",
+    spec_digest: "b25b2adffbdba009a90002c6dcaa4102596edd9437f8ae752ccff8f866ce6ad4",
     plan_digest: "e85c3e1745e3187e64fc59f3a8a40fb7557d1268c58c8a64ee11f0449654205e",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };

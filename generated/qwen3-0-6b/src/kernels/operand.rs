@@ -79,25 +79,22 @@ impl<'a, const K: usize, const TERMS: usize> PerRow for OperandRows<'a, K, TERMS
 
     // SAFETY: the caller takes each row once, as the trait asks.
     unsafe fn row(self, idx: usize) -> Self::Row {
-        // SAFETY: as above.
-        OperandRow(unsafe { self.0.row(idx) })
+        OperandRow { rows: self, row: idx }
     }
 }
 
 /// One row, to be written.
-pub struct OperandRow<'a, const K: usize, const TERMS: usize>(&'a mut [u16]);
+pub struct OperandRow<'a, const K: usize, const TERMS: usize> {
+    rows: OperandRows<'a, K, TERMS>,
+    row: usize,
+}
 
 impl<const K: usize, const TERMS: usize> OperandRow<'_, K, TERMS> {
     /// Writes the row.
     pub fn set(&mut self, x: &[f32; K]) {
-        for (i, x) in x.chunks(16).enumerate() {
-            let mut padded = [0.0; 16];
-            padded[..x.len()].copy_from_slice(x);
-            // SAFETY: the server refuses to start on a processor without AVX-512 F and BF16.
-            let terms = unsafe { split::<TERMS>(&padded) };
-            for (t, term) in terms.into_iter().enumerate() {
-                self.0[t * Operand::<K, TERMS>::STRIDE + 16 * i..][..16].copy_from_slice(&term);
-            }
+        for (part, x) in x.chunks(16).enumerate() {
+            // SAFETY: who took this row took it alone.
+            unsafe { self.rows.set_part(self.row, 16 * part, x) };
         }
     }
 }

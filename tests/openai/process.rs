@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{
-    client::{Client, Reply},
-    process::Server,
-};
+use harness::client::{Client, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -196,20 +193,6 @@ async fn all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
     .await;
 }
 
-/// What an idle server holds once the cache that it reserves is granted, which goes on behind the first answers.
-async fn settled(server: &Server) -> u64 {
-    let mut held = server.rss_bytes().expect("it runs");
-    loop {
-        // Twice as long as the granting thread ever sleeps.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let before = held;
-        held = server.rss_bytes().expect("it runs");
-        if held == before {
-            return held;
-        }
-    }
-}
-
 #[test]
 fn memory_does_not_grow_with_requests() {
     /// Threads that make their first allocation late, and the allocator's slack.
@@ -218,7 +201,7 @@ fn memory_does_not_grow_with_requests() {
         let server = start("memory", &[]).await;
         let client = Client::new(server.addr());
         ask(&client, 0..50).await;
-        let early = settled(&server).await;
+        let early = server.settled_rss_bytes().await.expect("it runs");
         ask(&client, 50..500).await;
         let late = server.rss_bytes().expect("it runs");
         assert!(late <= early + SLACK, "{early} bytes after 50 requests, {late} after 500");

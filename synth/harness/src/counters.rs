@@ -285,14 +285,15 @@ impl Subject {
 
     /// Bytes of the image that decoding touches, and of other memory for each position more before a token.
     async fn touched(&self) -> Result<(Count, Count), CountersError> {
+        // What is granted counts as touched.
+        self.server.settled_rss_bytes().await?;
         let mut seen = [(0, 0); 2];
         for (seen, depth) in seen.iter_mut().zip(DEPTHS) {
             self.ask(depth, 1, depth).await?;
-            // Forgetting leaves the processor's translations as they are, and through those a page is touched unseen: other
-            // work takes their places first.
-            self.ask(DEPTHS[1], 8, 3 * depth).await?;
             let forget = format!("/proc/{}/clear_refs", self.server.pid());
-            if let Err(error) = fs::write(&forget, "1") {
+            // 1 forgets, but leaves the processor's translations, through which a page is touched unseen; 4, which forgets who
+            // wrote, drops them.
+            if let Err(error) = ["1", "4"].into_iter().try_for_each(|what| fs::write(&forget, what)) {
                 let why = format!("{forget} cannot be written: {error}");
                 return Ok((Err(why.clone()), Err(why)));
             }

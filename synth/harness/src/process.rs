@@ -194,6 +194,24 @@ impl Server {
         Ok(own + family::members(self.pid).iter().skip(1).map(of).sum::<u64>())
     }
 
+    /// Physical memory that an idle server holds once it takes no more: an emitted one is granted its cache behind its
+    /// first answers.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn settled_rss_bytes(&self) -> Result<u64, ProcessError> {
+        /// Twice as long as the emitted server's granting thread ever sleeps.
+        const STILL: Duration = Duration::from_secs(1);
+        let mut held = self.rss_bytes()?;
+        loop {
+            tokio::time::sleep(STILL).await;
+            let before = std::mem::replace(&mut held, self.rss_bytes()?);
+            if held == before {
+                return Ok(held);
+            }
+        }
+    }
+
     /// The physical memory the process holds now, in bytes (`VmRSS`).
     ///
     /// # Errors

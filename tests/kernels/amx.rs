@@ -1,15 +1,13 @@
 //! The kernels in `templates/kernels/cpu/amx`, as an emitted crate compiles them.
 
-pub(super) use super::{operand_bf16 as operand, store_bf16 as store, strip};
+pub(super) use super::{
+    avx512::{activation, merge},
+    operand_bf16 as operand, store_bf16 as store, strip,
+};
 
-#[path = "../../templates/kernels/cpu/avx512/activation.rs"]
-#[expect(dead_code, reason = "attention takes exponentials, and is not followed by an MLP here")]
-pub mod activation;
 #[path = "../../templates/kernels/cpu/amx/attend.rs"]
 pub mod attend;
 #[path = "../../templates/kernels/cpu/amx/matmul_bf16.rs"]
 pub mod matmul_bf16;
-#[path = "../../templates/kernels/cpu/avx512/merge.rs"]
-pub mod merge;
 #[path = "../../templates/kernels/cpu/amx/tiles.rs"]
 pub mod tiles;

@@ -1,13 +1,12 @@
 //! Attention in `templates/kernels/cpu/avx512` over a cache in bf16, as an emitted crate compiles it.
 
-pub(super) use super::{store_bf16 as store, strip};
+pub(super) use super::{
+    avx512::{activation, merge},
+    store_bf16 as store, strip,
+};
 
-#[path = "../../templates/kernels/cpu/avx512/activation.rs"]
-#[expect(dead_code, reason = "attention takes exponentials, and is not followed by an MLP here")]
-pub mod activation;
 #[path = "../../templates/kernels/cpu/avx512/attend.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same kernel, over other keys and values")]
 pub mod attend;
-#[path = "../../templates/kernels/cpu/avx512/merge.rs"]
-pub mod merge;
 #[path = "../../templates/kernels/cpu/avx512/pair_bf16.rs"]
 pub mod pair;

@@ -204,7 +204,7 @@ impl Server {
         const STILL: Duration = Duration::from_secs(1);
         let mut held = self.rss_bytes()?;
         loop {
-            tokio::time::sleep(STILL).await;
+            sleep(STILL).await;
             let before = std::mem::replace(&mut held, self.rss_bytes()?);
             if held == before {
                 return Ok(held);

@@ -68,18 +68,18 @@ fn a_decision_that_cannot_be_carried_out_is_refused_with_the_names_there_are() {
         ),
         case(
             "rows for no one",
-            |folder| by_user(folder, "rows: 32", "rows: 1"),
+            |folder| by_user(folder, "rows: 64", "rows: 1"),
             &["1 rows a step leave some of 2 sequences without one; set `rows` to at least 2"],
         ),
         case(
             "rows beyond number",
-            |folder| by_user(folder, "rows: 32", "rows: 9999999999999"),
+            |folder| by_user(folder, "rows: 64", "rows: 9999999999999"),
             &["`rows` of continuous_batching is 9999999999999"],
         ),
         case(
             "blocks that no longer fit the memory",
             |folder| {
-                by_user(folder, "rows: 32", "rows: 256");
+                by_user(folder, "rows: 64", "rows: 256");
                 let spec = folder.join("spec.yaml");
                 let text = fs::read_to_string(&spec).expect("the spec is there");
                 fs::write(spec, text.replace("1GiB", "700KiB")).expect("the spec can be written");

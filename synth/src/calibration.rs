@@ -313,13 +313,14 @@ mod tests {
         assert_eq!(Calibration::read(&path).expect("it reads"), Some(calibration.clone()));
         // A line for each candidate, so that a difference shows which one changed.
         assert_eq!(calibration.to_json().lines().count(), calibration.measured.len() + 10);
-        let other = calibration.to_json().replace("\"version\": 1", "\"version\": 2, \"more\": []");
+        let version = |version: u32| format!("\"version\": {version}");
+        let later = version(VERSION + 1) + ", \"more\": []";
+        let other = calibration.to_json().replace(&version(VERSION), &later);
         folder.write("x.calibration.json", &other);
         assert_eq!(Calibration::read(&path).expect("it is another version"), None);
         let long = " ".repeat(MAX_BYTES as usize + 1);
-        for text in
-            ["{", "[]", "{\"version\": 1}", &long, &calibration.to_json().replace("kl_mean", "kl_men")]
-        {
+        let bare = format!("{{{}}}", version(VERSION));
+        for text in ["{", "[]", &bare, &long, &calibration.to_json().replace("kl_mean", "kl_men")] {
             folder.write("x.calibration.json", text);
             let message = Calibration::read(&path).expect_err("it is refused").to_string();
             assert!(message.contains("delete the file to have it measured anew"), "{message}");

@@ -77,7 +77,7 @@ pub const MUTANTS: &[Mutant] = &[
         plant: Source {
             file: "src/kernels/attention.rs",
             from: "&self.running[row.sequence].table,",
-            to: "match &self.running[0].table { first if first.len() * BLOCK >= row.position + STRIP => first, _ => &self.running[row.sequence].table },",
+            to: "match &self.running[0].table { first if first.len() * BLOCK > self.rows[strip.first_row + strip.n_rows - 1].position => first, _ => &self.running[row.sequence].table },",
         },
         surface: "batched",
     },

@@ -56,10 +56,10 @@ impl Mechanism for AmxKernels {
         match held.layers {
             Format::F32 => None,
             Format::Bf16 => Some(rate(857.0)),
-            Format::Int8(_) => Some(rate(2200.0)),
-            Format::Int4(32) => Some(rate(850.0)),
-            Format::Int4(64) => Some(rate(1700.0)),
-            Format::Int4(_) => Some(rate(2000.0)),
+            Format::Int8(_) => Some(rate(2400.0)),
+            Format::Int4(32) => Some(rate(920.0)),
+            Format::Int4(64) => Some(rate(1750.0)),
+            Format::Int4(_) => Some(rate(2400.0)),
         }
     }
 
@@ -70,8 +70,13 @@ impl Mechanism for AmxKernels {
         ));
         let bf16 = product!("avx512/operand_bf16.rs", "amx/matmul_bf16.rs", &["avx512f", "avx512bf16"]);
         // The bits of a product of codes are the same, whatever multiplies them.
-        let codes =
-            |matmul, few_rows| Product { matmul, few_rows: Some(few_rows), tiles: true, ..AVX512.int8 };
+        let codes = |matmul, few_rows| Product {
+            matmul,
+            few_rows: Some(few_rows),
+            tiles: true,
+            dots: Some(include_str!("../kernels/cpu/amx/dots.rs")),
+            ..AVX512.int8
+        };
         let kernels = Kernels {
             bf16: Product { terms, tiles: true, ..bf16 },
             int8: codes(include_str!("../kernels/cpu/amx/matmul_int8.rs"), AVX512.int8.matmul),

@@ -53,6 +53,8 @@ pub struct Product {
     pub terms: Option<Terms>,
     /// Whether they need AMX's tiles.
     pub tiles: bool,
+    /// What products of codes have in common, where that is a file of its own.
+    pub dots: Option<&'static str>,
 }
 
 /// How many bf16 an activation is the sum of, and why.
@@ -69,6 +71,7 @@ macro_rules! product {
             few_rows: None,
             terms: None,
             tiles: false,
+            dots: None,
         }
     };
 }
@@ -107,6 +110,7 @@ struct KernelsFile {
     /// The constant that the layers' operands depend on.
     parameter: Option<&'static str>,
     codes: bool,
+    dots: bool,
     few_rows: bool,
     head: bool,
     tiles: bool,
@@ -119,6 +123,7 @@ struct HeadFile {
     parameter: Option<&'static str>,
     /// Whether its operand is held as that of the layers.
     shares_operand: bool,
+    dots: bool,
     few_rows: bool,
     tiles: bool,
 }
@@ -161,6 +166,7 @@ impl Kernels {
             pair: pair.is_some(),
             parameter: layers.parameter(held.layers, GROUP),
             codes: is_codes(held.layers),
+            dots: layers.dots.is_some(),
             few_rows: layers.few_rows.is_some(),
             head: head.is_some(),
             tiles,
@@ -181,11 +187,14 @@ impl Kernels {
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
         ];
         parts.extend(pair.map(|text| Part::Source { path: "src/kernels/pair.rs", text }));
+        parts.extend(layers.dots.map(|text| Part::Source { path: "src/kernels/dots.rs", text }));
         parts.extend(layers.few_rows.map(|text| Part::Source { path: "src/kernels/few_rows.rs", text }));
         if let Some(product) = head {
             let driver = HeadFile {
                 parameter: product.parameter(held.head, HEAD_GROUP),
                 shares_operand: product.operand == layers.operand,
+                // Beside a head of codes the layers are of codes.
+                dots: product.dots.is_some(),
                 few_rows: product.few_rows.is_some(),
                 tiles: product.tiles,
             };

@@ -4,5 +4,7 @@ use super::amx::tiles;
 use super::avx512_codes::matmul_int8 as few_rows;
 pub(super) use super::avx512_operand_int8 as operand;
 
+#[path = "../../templates/kernels/cpu/amx/dots.rs"]
+pub mod dots;
 #[path = "../../templates/kernels/cpu/amx/matmul_int8.rs"]
 pub mod matmul_int8;

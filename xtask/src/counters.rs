@@ -112,9 +112,13 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         std::fs::write(&file, Bounds::of(&counted, bench.planned).to_json()).or_exit(Exit::Internal)?;
         ui.say("Wrote", repo::shown(&file));
     }
-    let bounds = Bounds::read(&file).or_exit(if args.check { Exit::Regression } else { Exit::Usage })?;
-    bench.show(&counted, &bounds);
-    let findings = bounds.check(&counted, bench.planned);
+    // Without bounds there is still what was counted.
+    let bounds = match Bounds::read(&file) {
+        Err(_) if !args.check && !file.exists() => None,
+        read => Some(read.or_exit(if args.check { Exit::Regression } else { Exit::Usage })?),
+    };
+    bench.show(&counted, bounds.as_ref());
+    let findings = bounds.as_ref().map(|it| it.check(&counted, bench.planned)).unwrap_or_default();
     for (name, why) in &findings.uncounted {
         ui.print(format_args!("NOT COUNTED {name}: {why}"));
     }
@@ -208,32 +212,44 @@ impl Bench<'_> {
         Ok(counted)
     }
 
-    fn show(&self, counted: &Counters, bounds: &Bounds) {
+    fn show(&self, counted: &Counters, bounds: Option<&Bounds>) {
         let line = |name: &str, count: &counters::Count, most: Option<f64>| {
             let count = count.as_ref().map_or("–".to_owned(), |count| format!("{count:.2}"));
             let most = most.map_or("no bound".to_owned(), |most| format!("at most {most:.2}"));
             self.ui.print(format_args!("{name:<30} {count:>14}  {most}"));
         };
-        line("allocations per token", &counted.allocations_per_token, Some(bounds.allocations_per_token));
-        line("system calls per token", &counted.system_calls_per_token, Some(bounds.system_calls_per_token));
-        line("instructions per token", &counted.instructions_per_token, bounds.instructions_per_token);
+        line(
+            "allocations per token",
+            &counted.allocations_per_token,
+            bounds.map(|it| it.allocations_per_token),
+        );
+        line(
+            "system calls per token",
+            &counted.system_calls_per_token,
+            bounds.map(|it| it.system_calls_per_token),
+        );
+        line(
+            "instructions per token",
+            &counted.instructions_per_token,
+            bounds.and_then(|it| it.instructions_per_token),
+        );
         let multiplications = counted.multiplications_per_token.as_ref();
         let multiplications = multiplications.map_or("–".to_owned(), |count| format!("{count:.2}"));
         self.ui.print(format_args!("{:<30} {multiplications:>14}", "those that multiply"));
         line(
             "instructions per prompt token",
             &counted.instructions_per_prompt_token,
-            bounds.instructions_per_prompt_token,
+            bounds.and_then(|it| it.instructions_per_prompt_token),
         );
         line(
             "weight bytes per token",
             &counted.weight_bytes_per_token,
-            Some(bounds.weight_bytes_per_token as f64),
+            bounds.map(|it| it.weight_bytes_per_token as f64),
         );
         line(
             "KV bytes per position",
             &counted.kv_bytes_per_position,
-            Some(bounds.kv_bytes_per_position as f64),
+            bounds.map(|it| it.kv_bytes_per_position as f64),
         );
         let switches = counted.switches_per_token.as_ref().map_or("–".to_owned(), |it| format!("{it:.2}"));
         self.ui.print(format_args!("{:<30} {switches:>14}", "core given up per token"));

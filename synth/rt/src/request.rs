@@ -1,9 +1,9 @@
 //! The boundary between the HTTP side and the engine's thread.
 //!
 //! A [`Request`] is one choice of one prompt, in tokens. The HTTP side submits those of one call together through
-//! the [`Outbox`]; the engine takes each from the [`Inbox`] when it can admit it, polls [`Cancelled`] each step,
-//! and answers through the request's [`EventSender`], of which [`Herald`] tells the HTTP side once a step. Text, stop strings and JSON stay on the HTTP side, which
-//! reads the events of all choices of a call from one [`Events`].
+//! the [`Outbox`]; the engine takes each from the [`Inbox`] when it can admit it, polls [`Cancelled`] each step, and
+//! answers through the request's [`EventSender`], of which [`Herald`] tells the HTTP side once a step. Text, stop
+//! strings and JSON stay on the HTTP side, which reads the events of all choices of a call from one [`Events`].
 
 use std::{
     sync::{

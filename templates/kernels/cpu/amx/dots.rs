@@ -1,0 +1,123 @@
+//! Products of codes and their scales: AMX tiles of whole numbers, and what vectors make of them.
+//!
+//! What codes of eight and of four bits have in common; the files that use it have their figures.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use rt::image::PANEL;
+
+use super::operand::Operand;
+use super::tiles::Tiles;
+
+/// Rows of a tile.
+pub const TILE_ROWS: usize = 16;
+
+/// As many lines that are fetched ahead with a step are of later panels, and wait in L2. More are all of the next step's.
+const LATER_LINES: usize = 2;
+
+/// Two tiles, one above the other, by the columns of a panel.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub struct Block<T>(pub [[T; PANEL]; 2 * TILE_ROWS]);
+
+/// Adds the products of a group, scaled, to the sums of some rows; `scales` are those of the panel's two halves.
+#[target_feature(enable = "avx512f")]
+pub fn add<const K: usize, const GROUP: usize>(
+    x: &Operand<K, GROUP>,
+    rows: Range<usize>,
+    group: usize,
+    scales: [__m512; 2],
+    dots: &Block<i32>,
+    sums: &mut Block<f32>,
+) {
+    for (row, (dots, sums)) in rows.zip(dots.0.iter().zip(&mut sums.0)) {
+        let x_scale = _mm512_set1_ps(x.scale(row, group));
+        for (half, scale) in [0, 16].into_iter().zip(scales) {
+            // SAFETY: half of the columns are sixteen.
+            unsafe {
+                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(half).cast()));
+                let sum = sums.as_mut_ptr().add(half);
+                _mm512_store_ps(
+                    sum,
+                    _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, x_scale), _mm512_load_ps(sum)),
+                );
+            }
+        }
+    }
+}
+
+/// The products of a group, of TILES tiles of rows, one or two; LINES lines are fetched from `ahead` on with each step.
+pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
+    _: &Tiles,
+    x: &Operand<K, GROUP>,
+    first_row: usize,
+    group: usize,
+    cells: &[[i8; 4 * PANEL]],
+    ahead: *const u8,
+    dots: &mut Block<i32>,
+) {
+    let row_bytes = Operand::<K, GROUP>::STRIDE;
+    let n_steps = cells.len() / TILE_ROWS;
+    assert!(n_steps > 0 && group * GROUP + 64 * n_steps <= row_bytes, "no group {group} of {K}");
+    let upper = x.row_ptr(first_row).wrapping_add(group * GROUP);
+    // SAFETY: tiles are configured; x has 32 rows from its row on, `n_steps` lines of each from the group on; cells are
+    // sixteen rows of two lines for each step, and what is ahead is only fetched; a block is four tiles.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            ".if {tiles} == 2",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            ".endif",
+            "2:",
+            "tileloadd tmm6, [{weights} + {lines}*1]",
+            "tileloadd tmm4, [{upper} + {row}*1]",
+            "tileloadd tmm7, [{weights} + {lines}*1 + 64]",
+            ".if {tiles} == 2",
+            "tileloadd tmm5, [{lower} + {row}*1]",
+            ".endif",
+            ".rept {n_ahead}",
+            ".if {is_next}",
+            "prefetcht0 [{ahead}]",
+            ".else",
+            "prefetcht1 [{ahead}]",
+            ".endif",
+            "add {ahead}, 64",
+            ".endr",
+            "tdpbssd tmm0, tmm4, tmm6",
+            "tdpbssd tmm1, tmm4, tmm7",
+            ".if {tiles} == 2",
+            "tdpbssd tmm2, tmm5, tmm6",
+            "tdpbssd tmm3, tmm5, tmm7",
+            ".endif",
+            "add {upper}, 64",
+            "add {lower}, 64",
+            "add {weights}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{dots} + {lines}*1], tmm0",
+            "tilestored [{dots} + {lines}*1 + 64], tmm1",
+            ".if {tiles} == 2",
+            "tilestored [{dots} + {lines}*1 + 2048], tmm2",
+            "tilestored [{dots} + {lines}*1 + 2112], tmm3",
+            ".endif",
+            dots = in(reg) dots.0.as_mut_ptr(),
+            lines = in(reg) 128_usize,
+            weights = inout(reg) cells.as_ptr() => _,
+            upper = inout(reg) upper => _,
+            lower = inout(reg) upper.wrapping_add(TILE_ROWS * row_bytes) => _,
+            row = in(reg) row_bytes,
+            steps = inout(reg) n_steps => _,
+            ahead = inout(reg) ahead => _,
+            tiles = const TILES,
+            n_ahead = const LINES,
+            is_next = const (LINES > LATER_LINES) as usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}

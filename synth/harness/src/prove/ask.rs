@@ -81,10 +81,20 @@ impl Ask {
 
     /// The same question streamed, its pieces joined.
     pub(super) async fn stream(&self, client: &Client) -> Result<Answer, Fault> {
+        self.stream_telling(client, || ()).await
+    }
+
+    /// As [`Ask::stream`]; tells of each piece that comes.
+    pub(super) async fn stream_telling(
+        &self,
+        client: &Client,
+        mut on_piece: impl FnMut(),
+    ) -> Result<Answer, Fault> {
         let ask = self.with(json!({ "stream": true, "stream_options": { "include_usage": true } }));
         let (mut joined, mut broken, mut is_done) = (Joined::default(), None, false);
         let reply = client
             .stream(ask.route, &ask.body, |_, data| {
+                on_piece();
                 if data == "[DONE]" {
                     is_done = true;
                 } else if joined.add(data).is_none() && broken.is_none() {

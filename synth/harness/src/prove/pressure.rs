@@ -1,8 +1,10 @@
 //! More requests than fit: nothing is preempted, nothing is overwritten, what is refused is refused at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::Exam;
 use super::ask::{Ask, difference, send_all};
@@ -88,11 +90,16 @@ async fn round(exam: &Exam, draw: &mut impl FnMut(usize) -> Vec<u32>, check: &mu
     let survivor = subject.completion(&lasting, n_tokens);
 
     let seeded = subject.completion(&seeding, 1).send(&subject.client).await;
-    let client = subject.client.clone();
-    let ask = survivor.clone();
-    let running = tokio::spawn(async move { ask.send(&client).await });
-    // The survivor leaves first: the others are asked when this thread has sent it.
-    tokio::task::yield_now().await;
+    let (client, ask, began) = (subject.client.clone(), survivor.clone(), Arc::new(Notify::new()));
+    let tell = Arc::clone(&began);
+    let running = tokio::spawn(async move {
+        let answer = ask.stream_telling(&client, || tell.notify_one()).await;
+        // Nobody waits for one that was refused.
+        tell.notify_one();
+        answer
+    });
+    // It holds the shared blocks from before the others come.
+    began.notified().await;
     let brief = subject.completion(&brief, 1).send(&subject.client).await;
     let n_held = (lasting.len() + n_tokens).div_ceil(block);
     let flood = flood(exam, subject.n_blocks.saturating_sub(n_held), draw);

@@ -4,7 +4,7 @@ use synth::{
     axis::Axis,
     calibration::{Candidate, Divergence, Measured, clause},
     emit::EmitError,
-    held::{Format, Held},
+    held::{Format, Held, ROW},
     mechanism::{Cost, Fit, Job, Part, Site},
     workload::{Precision, Tolerance},
 };
@@ -58,6 +58,11 @@ pub fn fit(job: &Job<'_>, precision: Precision) -> Fit {
 pub fn parts(site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
     let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
     let per_scale = |name, format, why: &str| match format {
+        Format::Int8(ROW) => Some(Part::count(
+            name,
+            ROW as usize,
+            "As many weights of a row as share a scale: all, and so do activations. No row is longer.",
+        )),
         Format::Int8(group) | Format::Int4(group) => Some(Part::count(name, group as usize, why)),
         Format::F32 | Format::Bf16 => None,
     };
@@ -101,6 +106,7 @@ fn chosen_fit(job: &Job<'_>, chosen: &Measured) -> Fit {
 fn describe(held: Held) -> String {
     let layers = held.layers.precision().name();
     let group = match held.layers {
+        Format::Int8(ROW) => " with a scale for every row".to_owned(),
         Format::Int8(group) | Format::Int4(group) => format!(" with a scale for every {group} weights"),
         Format::F32 | Format::Bf16 => String::new(),
     };

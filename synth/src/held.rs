@@ -10,7 +10,9 @@ use crate::{
 };
 
 /// Elements of a row that share a scale: the sizes worth trying for int8, ascending.
-pub const INT8_GROUPS: [u64; 3] = [64, 128, 256];
+pub const INT8_GROUPS: [u64; 4] = [64, 128, 256, ROW];
+/// A group as long as rows ever are: each has one scale. The product of so many codes still fits into an i32.
+pub const ROW: u64 = 1 << 16;
 /// The same for int4, whose coarser codes want a scale more often.
 pub const INT4_GROUPS: [u64; 3] = [32, 64, 128];
 /// Groups of an int8 head beside int4 layers. It costs a 32nd more than the codes alone.
@@ -68,6 +70,7 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Format::F32 | Format::Bf16 => f.pad(self.precision().name()),
+            Format::Int8(ROW) => f.pad("int8/row"),
             Format::Int8(group) | Format::Int4(group) => {
                 f.pad(&format!("{}/{group}", self.precision().name()))
             }

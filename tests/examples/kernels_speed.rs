@@ -300,7 +300,7 @@ macro_rules! product {
 macro_rules! others {
     ($isa:ident) => {{
         let name = stringify!($isa);
-        let mut out = vec![0.0; 1024];
+        let (mut out, mut gated) = (vec![0.0; 1024], vec![[0.0; PANEL / 2]; 1024 / PANEL]);
         vec![
             elementwise(&format!("{name} norm"), 12, move |x, weight| {
                 $isa::norm::rms_norm(x, weight, 1e-6, &mut out);
@@ -308,7 +308,9 @@ macro_rules! others {
             elementwise(&format!("{name} rope"), 12, |x, angles| {
                 $isa::rope::rotate(x, &angles[..512], &angles[512..]);
             }),
-            elementwise(&format!("{name} silu_mul"), 12, $isa::activation::silu_mul),
+            elementwise(&format!("{name} silu_mul"), 6, move |cells, _| {
+                $isa::activation::silu_mul(cells.as_chunks().0, &mut gated);
+            }),
         ]
     }};
 }
@@ -332,6 +334,7 @@ fn main() {
         &Matrices::<Int8<64>>::both(&map),
         &Matrices::<Int8<128>>::both(&map),
         &Matrices::<Int8<256>>::both(&map),
+        &Matrices::<Int8<65536>>::both(&map),
     );
     let int4s = (
         &Matrices::<Int4<32>>::both(&map),
@@ -371,6 +374,7 @@ fn main() {
         rows.extend(products!(amx_int8::matmul_int8, 64; int8s.0, &pool));
         rows.extend(products!(amx_int8::matmul_int8, 128; int8s.1, &pool));
         rows.extend(products!(amx_int8::matmul_int8, 256; int8s.2, &pool));
+        rows.extend(products!(amx_int8::matmul_int8, 65536; int8s.3, &pool));
         rows.extend(products!(amx_int4::matmul_int4, 32; int4s.0, &pool));
         rows.extend(products!(amx_int4::matmul_int4, 64; int4s.1, &pool));
         rows.extend(products!(amx_int4::matmul_int4, 128; int4s.2, &pool));

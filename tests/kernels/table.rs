@@ -113,7 +113,7 @@ pub struct Isa {
     pub attention: Vec<Attention>,
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub rotate: fn(&mut [f32], &[f32], &[f32]),
-    pub silu_mul: fn(&mut [f32], &[f32]),
+    pub silu_mul: fn(&[[f32; PANEL]], &mut [[f32; PANEL / 2]]),
 }
 
 /// The products of one file at several K, with the operand that they take.
@@ -346,13 +346,13 @@ pub fn isas() -> Vec<Isa> {
     let mut plain = isa!(scalar, scalar_bf16);
     plain
         .products
-        .extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
+        .extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256 65536));
     plain.products.extend(codes!(scalar_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
     let mut isas = vec![plain];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         let mut wide = isa!(avx2, avx2_bf16);
         wide.products
-            .extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
+            .extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256 65536));
         wide.products
             .extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
         isas.push(wide);
@@ -366,7 +366,7 @@ pub fn isas() -> Vec<Isa> {
         );
         widest.products.extend(dot);
         widest.products.extend(
-            codes!(avx512_codes::matmul_int8, avx512_operand_int8, Int8, Int8Panels, INT8; 64 128 256),
+            codes!(avx512_codes::matmul_int8, avx512_operand_int8, Int8, Int8Panels, INT8; 64 128 256 65536),
         );
         widest.products.extend(
             codes!(avx512_codes::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4; 32 64 128),
@@ -378,7 +378,7 @@ pub fn isas() -> Vec<Isa> {
             let whole = products!(amx::matmul_bf16, WholeOperand, bf16, Layout::Bf16Panels; 9.0, 0.0);
             widest.products.extend(rounded.into_iter().chain(whole));
             widest.products.extend(
-                codes!(amx_int8::matmul_int8, avx512_operand_int8, Int8, Int8Panels, INT8; 64 128 256),
+                codes!(amx_int8::matmul_int8, avx512_operand_int8, Int8, Int8Panels, INT8; 64 128 256 65536),
             );
             widest.products.extend(
                 codes!(amx_int4::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4; 32 64 128),

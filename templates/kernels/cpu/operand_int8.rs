@@ -14,8 +14,8 @@ pub struct Operand<const K: usize, const GROUP: usize> {
 impl<const K: usize, const GROUP: usize> Operand<K, GROUP> {
     /// Groups of a row, the last of which may end early.
     pub const N_GROUPS: usize = K.div_ceil(GROUP);
-    /// Codes of a row, with zeros that fill up its last group.
-    const STRIDE: usize = Self::N_GROUPS * GROUP;
+    /// Codes of a row, with zeros that fill up the last sixteen cells, or the last group where it is smaller.
+    const STRIDE: usize = K.next_multiple_of(if GROUP < 64 { GROUP } else { 64 });
 
     /// Room for `n_rows` rows.
     pub fn new(n_rows: usize) -> Self {
@@ -25,7 +25,8 @@ impl<const K: usize, const GROUP: usize> Operand<K, GROUP> {
     /// A group of a row: its codes, four to a cell, and its scale.
     #[inline]
     pub fn group(&self, row: usize, group: usize) -> (&[[i8; 4]], f32) {
-        let codes = &self.codes[row * Self::STRIDE + group * GROUP..][..GROUP];
+        let start = group * GROUP;
+        let codes = &self.codes[row * Self::STRIDE..][start..Self::STRIDE.min(start + GROUP)];
         (codes.as_chunks().0, self.scales[row * Self::N_GROUPS + group])
     }
 

@@ -30,23 +30,17 @@ use crate::{shape::TERMS, weights::Weight};
 /// The left operand of a product.
 pub type Operand<const K: usize> = operand::Operand<K, TERMS>;
 
+/// Rows whose gates are applied at a time.
+const GATED_ROWS: usize = 8;
+
 /// y (n, cols) = x · wᵀ
 pub fn linear<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
-    let y = Columns::new(y, w.rows());
-    multiply(pool, n, x, w, |row, cols, cells| {
-        // SAFETY: a panel is one task's, and nobody else has its columns.
-        unsafe { y.row_mut(row, cols) }.copy_from_slice(cells);
-    });
+    multiply_into(pool, n, x, w, y, |y, cell| *y = cell);
 }
 
 /// y (n, cols) += x · wᵀ
 pub fn linear_add<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
-    let y = Columns::new(y, w.rows());
-    multiply(pool, n, x, w, |row, cols, cells| {
-        // SAFETY: as above.
-        let y = unsafe { y.row_mut(row, cols) };
-        y.iter_mut().zip(cells).for_each(|(y, cell)| *y += cell);
-    });
+    multiply_into(pool, n, x, w, y, |y, cell| *y += cell);
 }
 
 /// y (n, N) = silu(x · gateᵀ) · (x · upᵀ), where the panels of `w` have sixteen columns of each.
@@ -58,34 +52,74 @@ pub fn linear_gated<const K: usize, const N: usize>(
     y: &mut Operand<N>,
 ) {
     let y = y.rows();
-    multiply(pool, n, x, w, |row, cols, cells| {
-        let (gate, up) = cells.split_at(PANEL / 2);
-        let (mut gated, first) = ([0.0; PANEL / 2], cols.start / 2);
-        gated.copy_from_slice(gate);
-        silu_mul(&mut gated, up);
-        // SAFETY: as above; the columns of a panel are sixteen of y.
+    multiply_gated(pool, n, x, w, |row, first, gated| {
+        // SAFETY: the columns of a panel are sixteen of y, and a panel is one task's.
         unsafe { y.set_part(row, first, &gated[..gated.len().min(N - first)]) };
     });
 }
 
-/// Multiplies the first `n` rows of `x` by all panels of `w`, and gives every row of each panel to `finish`: the row,
-/// its columns and their cells.
+/// Multiplies, and gives each row of gated cells to `finish`: the row, the first of sixteen columns of y, and their
+/// cells.
+fn multiply_gated<const K: usize>(
+    pool: &Pool,
+    n: usize,
+    x: &Operand<K>,
+    w: &Panels<Weight>,
+    finish: impl Fn(usize, usize, &[f32; PANEL / 2]) + Sync,
+) {
+    multiply(pool, n, x, w, |panel, first_row, cells| {
+        let mut gated = [[0.0; PANEL / 2]; GATED_ROWS];
+        for (i, cells) in cells.chunks(GATED_ROWS).enumerate() {
+            let gated = &mut gated[..cells.len()];
+            silu_mul(cells, gated);
+            for (row, gated) in (first_row + GATED_ROWS * i..).zip(gated) {
+                finish(row, panel * PANEL / 2, gated);
+            }
+        }
+    });
+}
+
+/// Multiplies, and has each cell brought into y (n, cols) by `bring`.
+fn multiply_into<const K: usize>(
+    pool: &Pool,
+    n: usize,
+    x: &Operand<K>,
+    w: &Panels<Weight>,
+    y: &mut [f32],
+    bring: impl Fn(&mut f32, f32) + Copy + Sync,
+) {
+    let y = Columns::new(y, w.rows());
+    multiply(pool, n, x, w, |panel, first_row, cells| {
+        let cols = panel * PANEL..w.rows().min((panel + 1) * PANEL);
+        for (row, cells) in (first_row..).zip(cells) {
+            // SAFETY: a panel is one task's, and nobody else has its columns.
+            unsafe { put(y.row_mut(row, cols.clone()), cells, bring) };
+        }
+    });
+}
+
+/// Brings cells into y, which is shorter than they are in the last panel alone.
+fn put<const N: usize>(y: &mut [f32], cells: &[f32; N], bring: impl Fn(&mut f32, f32)) {
+    match y.first_chunk_mut::<N>() {
+        // Of a length that is known there is no loop.
+        Some(y) => y.iter_mut().zip(cells).for_each(|(y, cell)| bring(y, *cell)),
+        None => y.iter_mut().zip(cells).for_each(|(y, cell)| bring(y, *cell)),
+    }
+}
+
+/// Multiplies the first `n` rows of `x` by all panels of `w`, and gives the cells of each panel to `finish`: the panel,
+/// the first row of some, and their cells.
 fn multiply<const K: usize>(
     pool: &Pool,
     n: usize,
     x: &Operand<K>,
     w: &Panels<Weight>,
-    finish: impl Fn(usize, Range<usize>, &[f32]) + Sync,
+    finish: impl Fn(usize, usize, &[[f32; PANEL]]) + Sync,
 ) {
     let pieces = pool.pieces(w.count(), 1);
     pool.run(pieces.count(), |_, task| {
         let Some(panels) = pieces.get(task) else { return };
-        matmul::matmul(x, n, w, panels, |panel, first_row, cells| {
-            let cols = panel * PANEL..w.rows().min((panel + 1) * PANEL);
-            for (i, cells) in cells.iter().enumerate() {
-                finish(first_row + i, cols.clone(), &cells[..cols.len()]);
-            }
-        });
+        matmul::matmul(x, n, w, panels, &finish);
     });
 }
 

@@ -5,38 +5,26 @@
 use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 
-/// gate ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)).
-pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "one value of `up` for each of `gate`");
+use rt::image::PANEL;
+
+/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of each row of a panel, sixteen columns of gates and
+/// then of ups.
+pub fn silu_mul(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
+    assert_eq!(cells.len(), gated.len(), "a row for each row of cells");
     // SAFETY: the server refuses to start on a processor without AVX-512 F.
-    unsafe { silu_mul_lanes(gate, up) }
+    unsafe { silu_mul_lanes(cells, gated) }
 }
 
 #[target_feature(enable = "avx512f")]
-fn silu_mul_lanes(gate: &mut [f32], up: &[f32]) {
-    let (gates, gate_rest) = gate.as_chunks_mut::<16>();
-    let (ups, up_rest) = up.as_chunks::<16>();
-    for (gate, up) in gates.iter_mut().zip(ups) {
-        *gate = silu_mul_16(gate, up);
+fn silu_mul_lanes(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
+    for (cells, gated) in cells.iter().zip(gated) {
+        // SAFETY: half of a panel's columns are sixteen.
+        unsafe {
+            let (gate, up) = (_mm512_loadu_ps(cells.as_ptr()), _mm512_loadu_ps(cells.as_ptr().add(16)));
+            let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+            _mm512_storeu_ps(gated.as_mut_ptr(), _mm512_mul_ps(_mm512_div_ps(gate, below), up));
+        }
     }
-    let n_rest = gate_rest.len();
-    let (mut gate, mut up) = ([0.0; 16], [0.0; 16]);
-    gate[..n_rest].copy_from_slice(gate_rest);
-    up[..n_rest].copy_from_slice(up_rest);
-    gate_rest.copy_from_slice(&silu_mul_16(&gate, &up)[..n_rest]);
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn silu_mul_16(gate: &[f32; 16], up: &[f32; 16]) -> [f32; 16] {
-    let mut out = [0.0; 16];
-    // SAFETY: each array holds 16 values.
-    unsafe {
-        let (gate, up) = (_mm512_loadu_ps(gate.as_ptr()), _mm512_loadu_ps(up.as_ptr()));
-        let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
-        _mm512_storeu_ps(out.as_mut_ptr(), _mm512_mul_ps(_mm512_div_ps(gate, below), up));
-    }
-    out
 }
 
 /// exp(x) in each lane. Below -87 and above 88 it stays at the value there; NaN stays NaN.

@@ -5,38 +5,30 @@
 use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 
-/// gate ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)).
-pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "one value of `up` for each of `gate`");
+use rt::image::PANEL;
+
+/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of each row of a panel, sixteen columns of gates and then of
+/// ups.
+pub fn silu_mul(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
+    assert_eq!(cells.len(), gated.len(), "a row for each row of cells");
     // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
-    unsafe { silu_mul_lanes(gate, up) }
+    unsafe { silu_mul_lanes(cells, gated) }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn silu_mul_lanes(gate: &mut [f32], up: &[f32]) {
-    let (gates, gate_rest) = gate.as_chunks_mut::<8>();
-    let (ups, up_rest) = up.as_chunks::<8>();
-    for (gate, up) in gates.iter_mut().zip(ups) {
-        *gate = silu_mul_8(gate, up);
+fn silu_mul_lanes(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
+    for (cells, gated) in cells.iter().zip(gated) {
+        for first in [0, 8] {
+            // SAFETY: half of a panel's columns are sixteen.
+            unsafe {
+                let (gate, up) = (cells.as_ptr().add(first), cells.as_ptr().add(16 + first));
+                let (gate, up) = (_mm256_loadu_ps(gate), _mm256_loadu_ps(up));
+                let below = _mm256_add_ps(_mm256_set1_ps(1.0), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
+                let gated = gated.as_mut_ptr().add(first);
+                _mm256_storeu_ps(gated, _mm256_mul_ps(_mm256_div_ps(gate, below), up));
+            }
+        }
     }
-    let n_rest = gate_rest.len();
-    let (mut gate, mut up) = ([0.0; 8], [0.0; 8]);
-    gate[..n_rest].copy_from_slice(gate_rest);
-    up[..n_rest].copy_from_slice(up_rest);
-    gate_rest.copy_from_slice(&silu_mul_8(&gate, &up)[..n_rest]);
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn silu_mul_8(gate: &[f32; 8], up: &[f32; 8]) -> [f32; 8] {
-    let mut out = [0.0; 8];
-    // SAFETY: each array holds 8 values.
-    unsafe {
-        let (gate, up) = (_mm256_loadu_ps(gate.as_ptr()), _mm256_loadu_ps(up.as_ptr()));
-        let below = _mm256_add_ps(_mm256_set1_ps(1.0), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
-        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(_mm256_div_ps(gate, below), up));
-    }
-    out
 }
 
 /// exp(x) in each lane. Below -87 and above 88 it stays at the value there; NaN stays NaN.

@@ -1,10 +1,16 @@
 //! SiLU and the exponential under it, in plain Rust.
 
-/// gate ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)).
-pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "one value of `up` for each of `gate`");
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = *gate / (1.0 + exp(-*gate)) * up;
+use rt::image::PANEL;
+
+/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of each row of a panel, sixteen columns of gates and then of
+/// ups.
+pub fn silu_mul(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
+    assert_eq!(cells.len(), gated.len(), "a row for each row of cells");
+    for (cells, gated) in cells.iter().zip(gated) {
+        let (gates, ups) = cells.split_at(PANEL / 2);
+        for (gated, (gate, up)) in gated.iter_mut().zip(gates.iter().zip(ups)) {
+            *gated = gate / (1.0 + exp(-gate)) * up;
+        }
     }
 }
 

@@ -90,7 +90,7 @@ pub struct Calibration {
     pub positions: usize,
     /// Positions behind each perplexity ratio.
     pub held_out_positions: usize,
-    /// Every candidate, in the order of [`candidates`].
+    /// Every candidate, in the order of [`candidates`], then those that plans asked for.
     pub measured: Vec<Measured>,
 }
 
@@ -211,11 +211,16 @@ impl Calibration {
         holding
     }
 
-    /// Whether it is of this model, these tokens, and all that is measured today.
+    /// Whether it is of this model, these tokens, and all that is measured today; plans may have asked for more.
     pub fn is_of(&self, model_digest: &str, texts_digest: &str, candidates: &[Candidate]) -> bool {
         self.model == model_digest
             && self.texts == texts_digest
-            && self.measured.iter().map(|it| it.candidate).eq(candidates.iter().copied())
+            && self
+                .measured
+                .iter()
+                .take(candidates.len())
+                .map(|it| it.candidate)
+                .eq(candidates.iter().copied())
     }
 
     /// Reads a calibration file; `None` if there is none, or one of another version.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     axis::Axis,
+    calibration::Candidate,
     held::Held,
     mechanism::{Cost, Fit, Job, Knobs, Mechanism},
     plan::{Author, Decision, NONE, Plan, VERSION},
@@ -56,6 +57,16 @@ pub enum PlanningError {
         by: Author,
         /// The mechanism's own refusal.
         why: String,
+    },
+    /// What a mechanism rounds is not in the calibration.
+    #[error(
+        "on {axis}, what {candidates:?} lose was not measured; plan again where the model can be read, to have it measured"
+    )]
+    Unmeasured {
+        /// The axis.
+        axis: Axis,
+        /// What is to be measured.
+        candidates: Vec<Candidate>,
     },
     /// A knob holds a number that its mechanism has no code for.
     #[error("the plan's decision on {axis}: `{knob}` of {mechanism} is {value}, expected one of {known}")]
@@ -126,7 +137,8 @@ pub fn ask(job: &Job<'_>, catalogue: &[&'static dyn Mechanism]) -> Vec<Answer> {
 /// decided in `earlier` stands; rules are asked again.
 ///
 /// # Errors
-/// [`PlanningError`] if an axis cannot be answered or `earlier` names what does not exist.
+/// [`PlanningError`] if an axis cannot be answered, something is to be measured first, or `earlier` names what does not
+/// exist.
 pub fn plan(
     job: &Job<'_>,
     weights_digest: &str,
@@ -136,6 +148,11 @@ pub fn plan(
     let mut job = *job;
     let mut decisions = BTreeMap::new();
     for axis in Axis::ALL {
+        let of_axis = catalogue.iter().filter(|it| it.axis() == axis);
+        let candidates: Vec<_> = of_axis.filter_map(|it| it.unmeasured(&job)).collect();
+        if !candidates.is_empty() {
+            return Err(PlanningError::Unmeasured { axis, candidates });
+        }
         let answers = ask(&job, catalogue);
         let decision = match earlier.and_then(|plan| plan.on(axis)) {
             Some(decision) if decision.by != Author::Rule => keep(axis, decision, &answers)?,

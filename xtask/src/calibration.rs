@@ -1,6 +1,9 @@
 //! What rounding costs, for specs that tolerate any: read where it was measured, else measured.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use harness::calibrate::{self, CalibrateError, Texts};
 use rt::{
@@ -8,7 +11,7 @@ use rt::{
     tokenizer::Tokenizer,
 };
 use synth::{
-    calibration::{self, Calibration},
+    calibration::{self, Calibration, Candidate},
     feasibility,
     workload::{Sample, SampleInput},
 };
@@ -34,27 +37,47 @@ pub fn here(asked: &Asked, ui: &Ui) -> Outcome<Option<Calibration>> {
             return Ok(Some(calibration));
         }
     }
+    let n = calibration::candidates(&asked.model).len();
+    let calibration = measure(asked, ui, n, |progress| calibrate::calibrate(&asked.model, &texts, progress))?;
+    keep(&kept, &calibration)?;
+    Ok(Some(calibration))
+}
+
+/// The same calibration with what a plan wants to know beside it, measured now.
+pub fn extended(
+    asked: &Asked,
+    mut calibration: Calibration,
+    candidates: &[Candidate],
+    ui: &Ui,
+) -> Outcome<Calibration> {
+    let texts = texts(asked)?;
+    measure(asked, ui, candidates.len(), |progress| {
+        calibrate::extend(&mut calibration, &asked.model, &texts, candidates, progress)
+    })?;
+    keep(&kept(&calibration.model, &texts), &calibration)?;
+    Ok(calibration)
+}
+
+fn measure<T>(
+    asked: &Asked,
+    ui: &Ui,
+    n_candidates: usize,
+    calibrate: impl FnOnce(&dyn Fn(usize, usize)) -> Result<T, CalibrateError>,
+) -> Outcome<T> {
     let step = ui.step("Calibrate", "what rounding costs");
     let note = |n: usize, of: usize| step.note(&format!("candidate {} of {of}", n + 1));
-    let calibration = calibrate::calibrate(&asked.model, &texts, &note).map_err(|error| {
+    let measured = calibrate(&note).map_err(|error| {
         let exit = if let CalibrateError::Oracle(_) = error { Exit::Internal } else { Exit::Spec };
         Failure::new(exit, format_args!("{}: {error}", repo::shown(&asked.model.folder)))
     })?;
     let took = step.done();
-    let folder = kept.parent().unwrap_or(&kept);
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&kept, calibration.to_json()))
-        .or_exit(Exit::Internal)?;
-    ui.say(
-        "Calibrated",
-        format_args!(
-            "{} candidates at {} positions in {:.1} s",
-            calibration.measured.len(),
-            calibration.positions,
-            took.as_secs_f64()
-        ),
-    );
-    Ok(Some(calibration))
+    ui.say("Calibrated", format_args!("{n_candidates} candidates in {:.1} s", took.as_secs_f64()));
+    Ok(measured)
+}
+
+fn keep(file: &Path, calibration: &Calibration) -> Outcome {
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder).and_then(|()| fs::write(file, calibration.to_json())).or_exit(Exit::Internal)
 }
 
 /// The calibration beside the plan, where one is needed. Nothing is measured.

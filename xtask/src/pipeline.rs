@@ -198,7 +198,16 @@ impl Decided {
                 format_args!("the plan is for {}, this machine runs {}", plan.isa.name(), isa.name()),
             );
         }
-        Self::with(asked, isa, earlier, calibration::here(asked, ui)?)
+        let mut calibration = calibration::here(asked, ui)?;
+        loop {
+            let planned = Self::planned(asked, isa, earlier.as_ref(), calibration.as_ref())?;
+            match (planned, calibration) {
+                (Err(PlanningError::Unmeasured { candidates, .. }), Some(before)) => {
+                    calibration = Some(calibration::extended(asked, before, &candidates, ui)?);
+                }
+                (planned, calibration) => return Self::with(asked, planned, calibration),
+            }
+        }
     }
 
     /// Decides each axis as on the machine that planned first. Nothing of this machine is asked.
@@ -207,32 +216,35 @@ impl Decided {
             let plan = repo::shown(&asked.files.plan);
             Failure::new(Exit::Regression, format!("{plan} is missing: nothing was decided yet"))
         })?;
-        Self::with(asked, earlier.isa, Some(earlier), calibration::pinned(asked)?)
+        let calibration = calibration::pinned(asked)?;
+        let planned = Self::planned(asked, earlier.isa, Some(&earlier), calibration.as_ref())?;
+        Self::with(asked, planned, calibration)
+    }
+
+    fn planned(
+        asked: &Asked,
+        isa: Isa,
+        earlier: Option<&Plan>,
+        calibration: Option<&Calibration>,
+    ) -> Outcome<Result<Plan, PlanningError>> {
+        let (workload, model) = (&asked.workload, &asked.model);
+        let job = Job { workload, model, isa, calibration, held: None, rate: None };
+        let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
+        Ok(planner::plan(&job, &weights, earlier, CATALOGUE.mechanisms))
     }
 
     fn with(
         asked: &Asked,
-        isa: Isa,
-        earlier: Option<Plan>,
+        planned: Result<Plan, PlanningError>,
         calibration: Option<Calibration>,
     ) -> Outcome<Self> {
-        let job = Job {
-            workload: &asked.workload,
-            model: &asked.model,
-            isa,
-            calibration: calibration.as_ref(),
-            held: None,
-            rate: None,
-        };
-        let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
-        let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
-        let plan = plan.map_err(|error| {
-            let file = if let PlanningError::Unanswered { .. } = error {
-                &asked.files.spec
-            } else {
-                &asked.files.plan
+        let plan = planned.map_err(|error| {
+            let (exit, file) = match error {
+                PlanningError::Unanswered { .. } => (Exit::Spec, &asked.files.spec),
+                PlanningError::Unmeasured { .. } => (Exit::Regression, &asked.files.calibration),
+                _ => (Exit::Spec, &asked.files.plan),
             };
-            Failure::new(Exit::Spec, format_args!("{}: {error}", repo::shown(file)))
+            Failure::new(exit, format_args!("{}: {error}", repo::shown(file)))
         })?;
         let held = planner::held(&plan, CATALOGUE.mechanisms)
             .ok_or_else(|| Failure::new(Exit::Internal, "the plan does not say how weights are held"))?;

@@ -158,22 +158,37 @@ pub fn calibrate(
     texts: &Texts,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Calibration, CalibrateError> {
-    let candidates = candidates(model);
-    let truth = Truth::of(&Oracle::open(&model.folder)?, texts)?;
-    let mut measured = Vec::with_capacity(candidates.len());
-    for candidate in &candidates {
-        progress(measured.len(), candidates.len());
-        measured.push(measure(&model.folder, candidate, texts, &truth)?);
-    }
-    Ok(Calibration {
+    let n_counted = |texts: &[Text]| texts.iter().map(|text| text.tokens.len() - 1 - text.first).sum();
+    let mut calibration = Calibration {
         version: VERSION,
         model: model_digest(model.digests()?),
         texts: texts.digest(),
         from_samples: texts.from_samples,
-        positions: truth.measured.iter().map(Vec::len).sum(),
-        held_out_positions: truth.held_out.iter().map(Vec::len).sum(),
-        measured,
-    })
+        positions: n_counted(&texts.measured),
+        held_out_positions: n_counted(&texts.held_out),
+        measured: Vec::new(),
+    };
+    extend(&mut calibration, model, texts, &candidates(model), progress)?;
+    Ok(calibration)
+}
+
+/// Measures more candidates, on the same texts.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn extend(
+    calibration: &mut Calibration,
+    model: &Model,
+    texts: &Texts,
+    candidates: &[Candidate],
+    progress: &dyn Fn(usize, usize),
+) -> Result<(), CalibrateError> {
+    let truth = Truth::of(&Oracle::open(&model.folder)?, texts)?;
+    for (idx, candidate) in candidates.iter().enumerate() {
+        progress(idx, candidates.len());
+        calibration.measured.push(measure(&model.folder, candidate, texts, &truth)?);
+    }
+    Ok(())
 }
 
 /// What the model itself says.

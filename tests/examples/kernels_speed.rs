@@ -47,6 +47,8 @@ mod store_bf16;
 mod store_f32;
 #[path = "../../templates/kernels/cpu/strip.rs"]
 mod strip;
+#[path = "../kernels/tuned.rs"]
+mod tuned;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -313,6 +315,29 @@ macro_rules! others {
     }};
 }
 
+macro_rules! tuned {
+    ($set:ident; $bf16s:expr, $f32s:expr, $int8s:expr, $int4s:expr, $pool:expr) => {{
+        use tuned::$set::{amx, amx_int4, amx_int8, avx2, avx2_codes, avx512, avx512_codes, avx512_dot};
+        let pool = $pool;
+        let mut rows = vec![];
+        rows.extend(products!(avx2::matmul_bf16; $bf16s, pool));
+        rows.extend(products!(avx2::matmul_f32; $f32s, pool));
+        rows.extend(products!(avx2_codes::matmul_int8, 128; $int8s, pool));
+        rows.extend(products!(avx2_codes::matmul_int4, 64; $int4s, pool));
+        rows.extend(products!(avx512::matmul_bf16; $bf16s, pool));
+        rows.extend(products!(avx512::matmul_f32; $f32s, pool));
+        rows.extend(products!(avx512_dot::matmul_bf16_dot, 1; $bf16s, pool));
+        rows.extend(products!(avx512_codes::matmul_int8, 128; $int8s, pool));
+        rows.extend(products!(avx512_codes::matmul_int4, 64; $int4s, pool));
+        rows.extend(products!(amx::matmul_bf16, 1; $bf16s, pool));
+        rows.extend(products!(amx::matmul_bf16, 3; $bf16s, pool));
+        rows.extend(products!(amx_int8::matmul_int8, 128; $int8s, pool));
+        rows.extend(products!(amx_int4::matmul_int4, 64; $int4s, pool));
+        rows.iter_mut().for_each(|row| row.name = format!("{} {}", row.name, stringify!($set)));
+        rows
+    }};
+}
+
 fn main() {
     let n_threads = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(2);
     let filter = std::env::args().nth(2).unwrap_or_default();
@@ -375,7 +400,9 @@ fn main() {
         rows.extend(products!(amx_int4::matmul_int4, 64; int4s.1, &pool));
         rows.extend(products!(amx_int4::matmul_int4, 128; int4s.2, &pool));
     }
-    rows.retain(|row| row.name.contains(&filter));
+    macro_rules! sets { ($($set:ident)*) => { $(rows.extend(tuned!($set; bf16s, f32s, int8s.1, int4s.1, &pool));)* } }
+    sets!(usual ahead16 ahead64 ahead128 few4 few16 depth4 depth16 panels4 panels16 strips4 strips8);
+    rows.retain(|row| filter.split('+').all(|it| it.split('|').any(|it| row.name.contains(it))));
     for _ in 0..N_ROUNDS {
         for row in &mut rows {
             row.time();

@@ -45,6 +45,11 @@ use table::{Attention, Past, Product, Spread, Tuned, isas, panels, tuned};
 /// Half a unit in the last place of an f32 around one.
 const HALF_ULP: f64 = 1.0 / (1 << 24) as f64;
 
+/// Whether kernels in tiles can run here.
+pub fn runs_tiles() -> bool {
+    amx::tiles::allowed()
+}
+
 /// A seeded stream of values.
 struct Values(u64);
 

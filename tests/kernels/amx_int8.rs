@@ -2,7 +2,7 @@
 
 use super::amx::tiles;
 use super::avx512_codes::matmul_int8 as few_rows;
-use super::tuned::usual::tuning;
+use super::tuned::far::tuning;
 pub(super) use super::avx512_operand_int8 as operand;
 
 #[path = "../../templates/kernels/cpu/amx/dots.rs"]

@@ -7,11 +7,14 @@ macro_rules! tuned {
         pub mod $name {
             pub mod tuning {
                 $(pub const $knob: usize = $value;)*
+
+                /// All of them, by name.
+                pub const ALL: &[(&str, usize)] = &[$((stringify!($knob), $knob)),*];
             }
 
             #[path = "."]
             pub mod avx2 {
-                pub(crate) use super::super::super::operand_f32 as operand;
+                pub(in super::super::super) use super::super::super::operand_f32 as operand;
                 use super::tuning;
 
                 #[path = "../../templates/kernels/cpu/avx2/matmul_bf16.rs"]
@@ -22,7 +25,7 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod avx2_codes {
-                pub(crate) use super::super::super::operand_int8 as operand;
+                pub(in super::super::super) use super::super::super::operand_int8 as operand;
                 use super::tuning;
 
                 #[path = "../../templates/kernels/cpu/avx2/matmul_int4.rs"]
@@ -33,7 +36,7 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod avx512 {
-                pub(crate) use super::super::super::operand_f32 as operand;
+                pub(in super::super::super) use super::super::super::operand_f32 as operand;
                 use super::tuning;
 
                 #[path = "../../templates/kernels/cpu/avx512/matmul_bf16.rs"]
@@ -44,7 +47,7 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod avx512_codes {
-                pub(crate) use super::super::super::avx512_operand_int8 as operand;
+                pub(in super::super::super) use super::super::super::avx512_operand_int8 as operand;
                 use super::tuning;
 
                 #[path = "../../templates/kernels/cpu/avx512/matmul_int4.rs"]
@@ -55,7 +58,7 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod avx512_dot {
-                pub(crate) use super::super::super::operand_bf16 as operand;
+                pub(in super::super::super) use super::super::super::operand_bf16 as operand;
                 use super::tuning;
 
                 #[path = "../../templates/kernels/cpu/avx512/matmul_bf16_dot.rs"]
@@ -64,8 +67,8 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod amx {
-                pub(crate) use super::super::super::operand_bf16 as operand;
-                pub(crate) use super::super::super::amx::tiles;
+                pub(in super::super::super) use super::super::super::operand_bf16 as operand;
+                pub(in super::super::super) use super::super::super::amx::tiles;
                 use super::tuning;
 
                 #[path = "../../templates/kernels/cpu/amx/matmul_bf16.rs"]
@@ -74,7 +77,7 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod amx_int8 {
-                pub(crate) use super::super::super::avx512_operand_int8 as operand;
+                pub(in super::super::super) use super::super::super::avx512_operand_int8 as operand;
                 use super::avx512_codes::matmul_int8 as few_rows;
                 use super::super::super::{amx::tiles, amx_int8::dots};
                 use super::tuning;
@@ -85,7 +88,7 @@ macro_rules! tuned {
 
             #[path = "."]
             pub mod amx_int4 {
-                pub(crate) use super::super::super::avx512_operand_int8 as operand;
+                pub(in super::super::super) use super::super::super::avx512_operand_int8 as operand;
                 use super::avx512_codes::matmul_int4 as few_rows;
                 use super::super::super::{amx::tiles, amx_int8::dots};
                 use super::tuning;
@@ -98,14 +101,6 @@ macro_rules! tuned {
 }
 
 tuned!(usual: AHEAD = 32, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(ahead16: AHEAD = 16, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(ahead64: AHEAD = 64, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(ahead128: AHEAD = 128, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(few4: AHEAD = 64, DEPTH = 8, FEW_ROWS = 4, PANELS = 8, STRIPS = 16);
-tuned!(few16: AHEAD = 64, DEPTH = 8, FEW_ROWS = 16, PANELS = 8, STRIPS = 16);
-tuned!(depth4: AHEAD = 32, DEPTH = 4, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(depth16: AHEAD = 32, DEPTH = 16, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(panels4: AHEAD = 32, DEPTH = 8, FEW_ROWS = 8, PANELS = 4, STRIPS = 16);
-tuned!(panels16: AHEAD = 32, DEPTH = 8, FEW_ROWS = 8, PANELS = 16, STRIPS = 16);
-tuned!(strips4: AHEAD = 32, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 4);
-tuned!(strips8: AHEAD = 32, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 8);
+tuned!(far: AHEAD = 64, DEPTH = 8, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
+tuned!(least: AHEAD = 16, DEPTH = 4, FEW_ROWS = 4, PANELS = 4, STRIPS = 4);
+tuned!(most: AHEAD = 128, DEPTH = 16, FEW_ROWS = 16, PANELS = 16, STRIPS = 8);

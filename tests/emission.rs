@@ -164,14 +164,22 @@ fn knobs_set_by_hand_are_those_of_the_crate() {
 #[test]
 fn numbers_of_the_kernels_set_by_hand_change_one_file_and_what_names_the_plan() {
     for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx] {
-        for more in ["", "weights: f32\n", "weights: { layers: int8, head: STORED }\ntolerance: { logprob_p99: 0.5 }\n"] {
+        for more in [
+            "",
+            "weights: f32\n",
+            "weights: { layers: int8, head: STORED }\ntolerance: { logprob_p99: 0.5 }\n",
+        ] {
             let asked = Asked::read(&fixture("qwen3"), more, isa);
             let decided = asked.plan(None);
             let tree = asked.emit(&decided).unwrap_or_else(|error| panic!("{error}"));
             let decision = decided.on(Axis::Kernels).expect("a plan decides every axis");
             let mechanism = CATALOGUE.mechanisms.iter().find(|it| it.name() == decision.mechanism);
             let specs = mechanism.expect("a plan names what there is").knobs();
-            assert_eq!(tree.get("src/kernels/tuning.rs").is_some(), !decision.knobs.is_empty(), "{isa:?} {more}");
+            assert_eq!(
+                tree.get("src/kernels/tuning.rs").is_some(),
+                !decision.knobs.is_empty(),
+                "{isa:?} {more}"
+            );
             for (knob, usual) in &decision.knobs {
                 let spec = specs.iter().find(|spec| spec.name == knob).expect("a knob is its mechanism's");
                 assert!(spec.values.contains(usual), "{knob} {usual}");
@@ -186,9 +194,16 @@ fn numbers_of_the_kernels_set_by_hand_change_one_file_and_what_names_the_plan() 
                 let constant = format!("pub const {}: usize = {other};", knob.to_uppercase());
                 assert!(text.contains(&constant), "{constant}\n{text}");
                 assert!(text.contains("was measured to be better here."), "{text}");
-                let changed: Vec<_> =
-                    other_tree.iter().filter(|(path, text)| tree.get(path) != Some(text)).map(|it| it.0).collect();
-                assert_eq!(changed, ["README.md", "src/kernels/tuning.rs", "src/server.rs"], "{isa:?} {more} {knob}");
+                let changed: Vec<_> = other_tree
+                    .iter()
+                    .filter(|(path, text)| tree.get(path) != Some(text))
+                    .map(|it| it.0)
+                    .collect();
+                assert_eq!(
+                    changed,
+                    ["README.md", "src/kernels/tuning.rs", "src/server.rs"],
+                    "{isa:?} {more} {knob}"
+                );
             }
         }
     }
@@ -198,7 +213,8 @@ fn numbers_of_the_kernels_set_by_hand_change_one_file_and_what_names_the_plan() 
 fn a_number_that_no_product_reads_is_refused() {
     let bf16 = "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n";
     for (knob, more, known) in [("few_rows", "", "ahead, depth, panels, strips"), ("depth", bf16, "ahead")] {
-        let asked = Asked::read(&fixture("qwen3"), more, if more.is_empty() { Isa::Amx } else { Isa::Avx512 });
+        let asked =
+            Asked::read(&fixture("qwen3"), more, if more.is_empty() { Isa::Amx } else { Isa::Avx512 });
         let mut edited = asked.plan(None);
         set(&mut edited, Axis::Kernels, knob, 8);
         let refused = planner::plan(&asked.job(), "0", Some(&edited), CATALOGUE.mechanisms);

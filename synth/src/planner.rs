@@ -96,7 +96,9 @@ pub enum PlanningError {
         why: String,
     },
     /// The plan holds a knob that its mechanism does not have, or has no use for in this job.
-    #[error("the plan's decision on {axis} sets `{knob}`, which {mechanism} does not have here; it has {known}")]
+    #[error(
+        "the plan's decision on {axis} sets `{knob}`, which {mechanism} does not have here; it has {known}"
+    )]
     UnknownKnob {
         /// The axis.
         axis: Axis,

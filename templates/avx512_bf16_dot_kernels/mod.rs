@@ -75,7 +75,7 @@ const KERNELS: Kernels = Kernels {
             "avx512/operand_bf16.rs",
             "avx512/matmul_bf16_dot.rs",
             &["avx512f", "avx512bf16"],
-            &[(AHEAD, 32)]
+            &[(AHEAD, 64)]
         )
     },
     ..AVX512

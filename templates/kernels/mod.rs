@@ -132,7 +132,7 @@ pub(crate) use kernels;
 pub const AVX512: Kernels = kernels!(
     "avx512",
     &["avx512f"],
-    &[(tuning::AHEAD, 32)],
+    &[(tuning::AHEAD, 64)],
     "avx512/operand_int8.rs",
     AVX512_CODES,
     &[(tuning::AHEAD, 64)]

@@ -319,7 +319,8 @@ macro_rules! others {
 macro_rules! tuned {
     ($set:ident; $f32s:expr, $bf16s:expr, $int8s:expr, $int4s:expr, $isas:expr, $pool:expr) => {{
         use tuned::$set::*;
-        let (isas, pool): (&[Isa], _) = ($isas, $pool);
+        let isas: &[Isa] = $isas;
+        let pool = $pool;
         let mut rows = vec![];
         if isas.contains(&Isa::Avx2) {
             rows.extend(products!(avx2::matmul_bf16; $bf16s, pool));

@@ -4,6 +4,7 @@
 macro_rules! tuned {
     ($name:ident: $($knob:ident = $value:literal),*) => {
         #[path = "."]
+        #[expect(clippy::duplicate_mod, reason = "the same kernels, with other numbers")]
         pub mod $name {
             pub mod tuning {
                 $(pub const $knob: usize = $value;)*

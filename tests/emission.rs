@@ -161,6 +161,69 @@ fn knobs_set_by_hand_are_those_of_the_crate() {
     }
 }
 
+#[test]
+fn numbers_of_the_kernels_set_by_hand_change_one_file_and_what_names_the_plan() {
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx] {
+        for more in [
+            "",
+            "weights: f32\n",
+            "weights: { layers: int8, head: STORED }\ntolerance: { logprob_p99: 0.5 }\n",
+        ] {
+            let asked = Asked::read(&fixture("qwen3"), more, isa);
+            let decided = asked.plan(None);
+            let tree = asked.emit(&decided).unwrap_or_else(|error| panic!("{error}"));
+            let decision = decided.on(Axis::Kernels).expect("a plan decides every axis");
+            let mechanism = CATALOGUE.mechanisms.iter().find(|it| it.name() == decision.mechanism);
+            let specs = mechanism.expect("a plan names what there is").knobs();
+            assert_eq!(
+                tree.get("src/kernels/tuning.rs").is_some(),
+                !decision.knobs.is_empty(),
+                "{isa:?} {more}"
+            );
+            for (knob, usual) in &decision.knobs {
+                let spec = specs.iter().find(|spec| spec.name == knob).expect("a knob is its mechanism's");
+                assert!(spec.values.contains(usual), "{knob} {usual}");
+                let other = *spec.values.iter().find(|value| *value != usual).expect("a knob has a choice");
+                let mut edited = decided.clone();
+                set(&mut edited, Axis::Kernels, knob, other);
+                let plan = asked.plan(Some(&edited));
+                assert_eq!(plan, edited, "a decision by hand stands");
+                let other_tree = asked.emit(&plan).unwrap_or_else(|error| panic!("{error}"));
+                assert_eq!(reading::check(&other_tree), []);
+                let text = other_tree.get("src/kernels/tuning.rs").expect("there are knobs");
+                let constant = format!("pub const {}: usize = {other};", knob.to_uppercase());
+                assert!(text.contains(&constant), "{constant}\n{text}");
+                assert!(text.contains("was measured to be better here."), "{text}");
+                let changed: Vec<_> = other_tree
+                    .iter()
+                    .filter(|(path, text)| tree.get(path) != Some(text))
+                    .map(|it| it.0)
+                    .collect();
+                assert_eq!(
+                    changed,
+                    ["README.md", "src/kernels/tuning.rs", "src/server.rs"],
+                    "{isa:?} {more} {knob}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_number_that_no_product_reads_is_refused() {
+    let bf16 = "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n";
+    for (knob, more, known) in [("few_rows", "", "ahead, depth, panels, strips"), ("depth", bf16, "ahead")] {
+        let asked =
+            Asked::read(&fixture("qwen3"), more, if more.is_empty() { Isa::Amx } else { Isa::Avx512 });
+        let mut edited = asked.plan(None);
+        set(&mut edited, Axis::Kernels, knob, 8);
+        let refused = planner::plan(&asked.job(), "0", Some(&edited), CATALOGUE.mechanisms);
+        let error = refused.expect_err("nothing would change").to_string();
+        assert!(error.contains(&format!("sets `{knob}`, which")), "{error}");
+        assert!(error.contains(&format!("does not have here; it has {known}")), "{error}");
+    }
+}
+
 /// The rows of a step where the spec has these lines at its end, and the reason.
 fn rows(more: &str, isa: Isa) -> (u64, String) {
     let asked = Asked::read(&fixture("qwen3"), more, isa);

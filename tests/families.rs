@@ -13,15 +13,16 @@ use serde_json::Value;
 
 use crate::{
     command::{self, Bounds, root},
+    kernels,
     scratch::{copy_fixture, fixture, odd_model},
 };
 
 /// One workload.
-struct Row {
+struct Row<'a> {
     name: &'static str,
     model: Origin,
     /// The spec below `name` and `model`.
-    spec: &'static str,
+    spec: &'a str,
     /// Decisions made by hand before the crate is emitted: text of the plan, and what to put in its place.
     by_hand: &'static [(&'static str, &'static str)],
 }
@@ -38,7 +39,7 @@ enum Origin {
 
 /// Synthesises, builds and proves one row, and returns the names of the surfaces that were proven.
 #[track_caller]
-fn prove(row: &Row) -> Vec<String> {
+fn prove(row: &Row<'_>) -> Vec<String> {
     let folder = home(row.name);
     let model = match row.model {
         Origin::Committed(name) => fixture(name),
@@ -97,7 +98,7 @@ fn home(name: &str) -> PathBuf {
 
 /// Proves a row whose model is committed, and that what HF transformers says about it was among the surfaces.
 #[track_caller]
-fn prove_with_golden(row: &Row, golden: &[&str]) {
+fn prove_with_golden(row: &Row<'_>, golden: &[&str]) {
     let surfaces = prove(row);
     let absent: Vec<_> = golden.iter().filter(|name| !surfaces.iter().any(|it| it == *name)).collect();
     assert!(absent.is_empty(), "{absent:?} not proven, only {surfaces:?}");
@@ -364,6 +365,36 @@ tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
 ",
         by_hand: &[],
     });
+}
+
+#[test]
+fn quickstart_in_int8_beside_a_head_in_bf16_with_numbers_of_its_kernels_decided_by_hand() {
+    let spec = "\
+weights: { layers: int8, head: bf16 }
+target: { cpu: { isa: ISA, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 12
+  prompt: { p50: 50, p99: 99, max: 300 }
+  output: { p50: 9, p99: 17, max: 51 }
+tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
+";
+    let name = "family-quickstart-tuned";
+    let model = Origin::Copied("quickstart");
+    if kernels::runs_tiles() {
+        let by_hand = &[
+            ("by: rule", "by: user"),
+            ("ahead: 64", "ahead: 16"),
+            ("depth: 8", "depth: 4"),
+            ("few_rows: 8", "few_rows: 4"),
+            ("panels: 8", "panels: 16"),
+            ("strips: 16", "strips: 8"),
+        ];
+        prove(&Row { name, model, spec: &spec.replace("ISA", "amx"), by_hand });
+    } else {
+        let by_hand = &[("by: rule", "by: user"), ("ahead: 32", "ahead: 128")];
+        prove(&Row { name, model, spec: &spec.replace("ISA", "avx2"), by_hand });
+    }
 }
 
 #[test]

@@ -31,17 +31,24 @@ mod store_f32;
 #[path = "../templates/kernels/cpu/strip.rs"]
 mod strip;
 mod table;
+mod tuned;
 
 use std::ops::Range;
 
 use harness::quantise::{INT4, INT8};
 use rt::image::{Int4, Int8, PANEL};
-use synth::image::Layout;
+use synth::{axis::Axis, image::Layout};
+use templates::CATALOGUE;
 
-use table::{Attention, Past, Product, Spread, isas, panels};
+use table::{Attention, Past, Product, Spread, Tuned, isas, panels, tuned};
 
 /// Half a unit in the last place of an f32 around one.
 const HALF_ULP: f64 = 1.0 / (1 << 24) as f64;
+
+/// Whether kernels in tiles can run here.
+pub fn runs_tiles() -> bool {
+    amx::tiles::allowed()
+}
 
 /// A seeded stream of values.
 struct Values(u64);
@@ -150,6 +157,47 @@ fn a_cell_depends_on_its_row_and_its_weights_alone() {
     for isa in isas() {
         for product in &isa.products {
             assert_eq!(dependence(product), None, "{} {}", isa.name, product.name);
+        }
+    }
+}
+
+/// More panels than stay in L2 at most, and more rows than any strip has.
+#[test]
+fn numbers_of_a_plan_change_no_bit() {
+    const N_COLS: usize = 17 * PANEL + 5;
+    let tuned = tuned();
+    let Some((usual, others)) = tuned.split_first() else { return };
+    for (idx, product) in usual.products.iter().enumerate() {
+        let mut values = Values(product.k as u64);
+        let x: Vec<_> = (0..75).map(|_| values.many(product.k)).collect();
+        let w: Vec<_> = (0..N_COLS).map(|_| values.many(product.k)).collect();
+        let bits = |product: &Product, n_rows| {
+            let y = (product.run)(&x[..n_rows], &w, 0..N_COLS.div_ceil(PANEL));
+            y.iter().flatten().map(|cell| cell.to_bits()).collect::<Vec<_>>()
+        };
+        let wrong = wrong_cell(product, 35, N_COLS, 7);
+        assert_eq!(wrong, None, "{}", product.name);
+        let (usual, some) = (bits(product, x.len()), bits(product, 6));
+        for Tuned { numbers, products } in others {
+            let other = &products[idx];
+            assert_eq!((other.name, other.k), (product.name, product.k));
+            assert!(bits(other, x.len()) == usual, "{}, k {}: {numbers:?}", product.name, product.k);
+            assert!(bits(other, 6) == some, "{}, k {}, few rows: {numbers:?}", product.name, product.k);
+        }
+    }
+}
+
+#[test]
+fn every_number_that_a_plan_may_have_is_tested() {
+    let numbers: Vec<_> = tuned().iter().flat_map(|it| it.numbers).collect();
+    for mechanism in CATALOGUE.mechanisms.iter().filter(|it| it.axis() == Axis::Kernels) {
+        for knob in mechanism.knobs() {
+            assert!(knob.is_closed, "{}: any number may stand for {}", mechanism.name(), knob.name);
+            for value in knob.values {
+                let number = (knob.name.to_uppercase(), *value as usize);
+                let is_tested = numbers.iter().any(|(name, value)| (*name, *value) == (&number.0, number.1));
+                assert!(is_tested, "{}: {number:?}", mechanism.name());
+            }
         }
     }
 }

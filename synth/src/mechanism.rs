@@ -45,7 +45,7 @@ pub trait Mechanism: fmt::Debug + Sync {
     fn summary(&self) -> &'static str;
     /// What it may change about the answer.
     fn guarantee(&self) -> Guarantee;
-    /// The numbers that tune it, each with the values worth trying.
+    /// The numbers that tune it, each with the values worth trying. Its fit sets those that a job has a use for.
     fn knobs(&self) -> &'static [KnobSpec] {
         &[]
     }

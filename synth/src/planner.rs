@@ -106,8 +106,10 @@ pub enum PlanningError {
         /// What is wrong with it.
         why: String,
     },
-    /// The plan holds a knob that its mechanism does not have.
-    #[error("the plan's decision on {axis} sets `{knob}`, which {mechanism} does not have; it has {known}")]
+    /// The plan holds a knob that its mechanism does not have, or has no use for in this job.
+    #[error(
+        "the plan's decision on {axis} sets `{knob}`, which {mechanism} does not have here; it has {known}"
+    )]
     UnknownKnob {
         /// The axis.
         axis: Axis,
@@ -227,15 +229,6 @@ fn keep(axis: Axis, decision: &Decision, answers: &[Answer]) -> Result<Decision,
             known: list(on(axis, answers).map(|it| it.mechanism.name())),
         });
     };
-    let specs = answer.mechanism.knobs();
-    if let Some(knob) = decision.knobs.keys().find(|knob| !specs.iter().any(|spec| spec.name == *knob)) {
-        return Err(PlanningError::UnknownKnob {
-            axis,
-            mechanism: decision.mechanism.clone(),
-            knob: knob.clone(),
-            known: list(specs.iter().map(|spec| spec.name)),
-        });
-    }
     match &answer.fit {
         Fit::No { why } => Err(PlanningError::NoLongerFits {
             axis,
@@ -244,15 +237,23 @@ fn keep(axis: Axis, decision: &Decision, answers: &[Answer]) -> Result<Decision,
             why: why.clone(),
         }),
         Fit::Yes { knobs, .. } => {
+            let specs = answer.mechanism.knobs().iter().filter(|spec| knobs.contains_key(spec.name));
+            if let Some(knob) = decision.knobs.keys().find(|knob| !knobs.contains_key(*knob)) {
+                return Err(PlanningError::UnknownKnob {
+                    axis,
+                    mechanism: decision.mechanism.clone(),
+                    knob: knob.clone(),
+                    known: list(specs.map(|spec| spec.name)),
+                });
+            }
             let mut kept = Decision { reason: reason(axis, decision)?, ..decision.clone() };
             for (name, value) in knobs {
                 kept.knobs.entry(name.clone()).or_insert(*value);
             }
             for spec in specs {
                 // What a search tries, or what the rule itself would take where that is more.
-                let chosen = knobs.get(spec.name).copied().unwrap_or(1);
-                let most = spec.values.iter().copied().fold(chosen, u64::max);
-                let Some(&value) = kept.knobs.get(spec.name) else { continue };
+                let most = spec.values.iter().copied().fold(knobs[spec.name], u64::max);
+                let value = kept.knobs[spec.name];
                 if spec.is_closed && !spec.values.contains(&value) {
                     return Err(PlanningError::KnobChoice {
                         axis,
@@ -374,6 +375,7 @@ mod tests {
             &[
                 KnobSpec { name: "size", doc: "how large it is", values: &[8, 64], is_closed: false },
                 KnobSpec { name: "kind", doc: "which it is", values: &[2, 4], is_closed: true },
+                KnobSpec { name: "angle", doc: "of no use here", values: &[90], is_closed: true },
             ]
         }
 
@@ -454,10 +456,13 @@ traffic:
             decision.knobs.insert("kind".into(), 3);
         });
         assert!(message.contains("on kv: `kind` of willing is 3, expected one of 2, 4"), "{message}");
-        let message = refused(&|decision| {
-            decision.knobs.insert("sise".into(), 8);
-        });
-        assert!(message.contains("sets `sise`, which willing does not have; it has size, kind"), "{message}");
+        for (knob, value) in [("sise", 8), ("angle", 90)] {
+            let message = refused(&|decision| {
+                decision.knobs.insert(knob.into(), value);
+            });
+            let expected = format!("sets `{knob}`, which willing does not have here; it has size, kind");
+            assert!(message.contains(&expected), "{message}");
+        }
         let message = refused(&|decision| decision.mechanism = "wiling".into());
         assert!(
             message.contains("names `wiling`, which is not in the catalogue; the axis has willing"),

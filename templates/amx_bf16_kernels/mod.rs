@@ -5,12 +5,15 @@ use synth::{
     calibration::Candidate,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    mechanism::{Fit, Guarantee, Job, KnobSpec, Mechanism, Part, Site},
     target::Isa,
 };
 
 use crate::{
-    kernels::{AVX512, Kernels, Product, Terms, cost, product, rate},
+    kernels::{
+        AVX512, Kernels, Product, Terms, cost, product, rate,
+        tuning::{self, AHEAD, DEPTH, PANELS, STRIPS},
+    },
     rounded,
 };
 
@@ -35,6 +38,10 @@ impl Mechanism for AmxBf16Kernels {
         Guarantee::Bounded
     }
 
+    fn knobs(&self) -> &'static [KnobSpec] {
+        &[AHEAD.knob, DEPTH.knob, PANELS.knob, STRIPS.knob]
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Amx {
             return Fit::no(format!("the target is {}", job.isa.name()));
@@ -49,7 +56,11 @@ impl Mechanism for AmxBf16Kernels {
         }
         // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
         // columns by thirty-two k, when prompts are read; decoding is bound by memory whatever computes it.
-        Fit::yes(cost(job.model, 256.0), "AMX multiplies sixteen rows by sixteen columns of bf16 at once.")
+        let fit = Fit::yes(
+            cost(job.model, 256.0),
+            "AMX multiplies sixteen rows by sixteen columns of bf16 at once.",
+        );
+        KERNELS.tuned(job, fit)
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
@@ -57,9 +68,20 @@ impl Mechanism for AmxBf16Kernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        let features = &["avx512f", "avx512bf16"];
-        let terms = Some(Terms(1, "Activations are rounded to bf16."));
-        let product = product!("avx512/operand_bf16.rs", "amx/matmul_bf16.rs", features);
-        Kernels { bf16: Product { terms, tiles: true, ..product }, ..AVX512 }.parts(site)
+        KERNELS.parts(site)
     }
 }
+
+const KERNELS: Kernels = Kernels {
+    bf16: Product {
+        terms: Some(Terms(1, "Activations are rounded to bf16.")),
+        tiles: true,
+        ..product!(
+            "avx512/operand_bf16.rs",
+            "amx/matmul_bf16.rs",
+            &["avx512f", "avx512bf16"],
+            tuning::TILES_OF_BF16
+        )
+    },
+    ..AVX512
+};

@@ -4,11 +4,14 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    mechanism::{Fit, Guarantee, Job, KnobSpec, Mechanism, Part, Site},
     target::Isa,
 };
 
-use crate::kernels::{AVX512, Kernels, Product, Terms, cost, product, rate};
+use crate::kernels::{
+    AVX512, Kernels, Product, Terms, cost, product, rate,
+    tuning::{self, AHEAD, DEPTH, FEW_ROWS, PANELS, STRIPS},
+};
 
 /// Weights of bf16 or of codes in AMX tiles, sixteen rows at a time; beside bf16 each activation as the sum of three bf16
 /// that it is.
@@ -32,6 +35,10 @@ impl Mechanism for AmxKernels {
         Guarantee::Exact
     }
 
+    fn knobs(&self) -> &'static [KnobSpec] {
+        &[AHEAD.knob, DEPTH.knob, FEW_ROWS.knob, PANELS.knob, STRIPS.knob]
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Amx {
             return Fit::no(format!("the target is {}", job.isa.name()));
@@ -39,7 +46,7 @@ impl Mechanism for AmxKernels {
         // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
         // columns by thirty-two bf16 or sixty-four codes along k, when prompts are read; decoding is bound by memory
         // whatever computes it.
-        match job.held.map(|held| held.layers) {
+        let fit = match job.held.map(|held| held.layers) {
             Some(Format::Bf16) => Fit::yes(
                 cost(job.model, 256.0 / 3.0),
                 "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
@@ -49,7 +56,8 @@ impl Mechanism for AmxKernels {
                 "AMX multiplies sixteen rows by sixteen columns of codes at once.",
             ),
             Some(Format::F32) | None => Fit::no("weights are held in f32, which tiles do not multiply"),
-        }
+        };
+        KERNELS.tuned(job, fit)
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
@@ -64,25 +72,37 @@ impl Mechanism for AmxKernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        let terms = Some(Terms(
+        KERNELS.parts(site)
+    }
+}
+
+const KERNELS: Kernels = Kernels {
+    bf16: Product {
+        terms: Some(Terms(
             3,
             "An f32 is the sum of three bf16, which AMX multiplies: nothing is rounded that f32 would keep.",
-        ));
-        let bf16 = product!("avx512/operand_bf16.rs", "amx/matmul_bf16.rs", &["avx512f", "avx512bf16"]);
-        // The bits of a product of codes are the same, whatever multiplies them.
-        let codes = |matmul, few_rows| Product {
-            matmul,
-            few_rows: Some(few_rows),
-            tiles: true,
-            dots: Some(include_str!("../kernels/cpu/amx/dots.rs")),
-            ..AVX512.int8
-        };
-        let kernels = Kernels {
-            bf16: Product { terms, tiles: true, ..bf16 },
-            int8: codes(include_str!("../kernels/cpu/amx/matmul_int8.rs"), AVX512.int8.matmul),
-            int4: codes(include_str!("../kernels/cpu/amx/matmul_int4.rs"), AVX512.int4.matmul),
-            ..AVX512
-        };
-        kernels.parts(site)
+        )),
+        tiles: true,
+        ..product!(
+            "avx512/operand_bf16.rs",
+            "amx/matmul_bf16.rs",
+            &["avx512f", "avx512bf16"],
+            tuning::TILES_OF_BF16
+        )
+    },
+    int8: codes(include_str!("../kernels/cpu/amx/matmul_int8.rs"), AVX512.int8.matmul),
+    int4: codes(include_str!("../kernels/cpu/amx/matmul_int4.rs"), AVX512.int4.matmul),
+    ..AVX512
+};
+
+/// The bits of a product of codes are the same, whatever multiplies them.
+const fn codes(matmul: &'static str, few_rows: &'static str) -> Product {
+    Product {
+        matmul,
+        few_rows: Some(few_rows),
+        tiles: true,
+        dots: Some(include_str!("../kernels/cpu/amx/dots.rs")),
+        tuning: tuning::TILES_OF_CODES,
+        ..AVX512.int8
     }
 }

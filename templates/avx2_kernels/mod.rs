@@ -4,11 +4,11 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    mechanism::{Fit, Guarantee, Job, KnobSpec, Mechanism, Part, Site},
     target::Isa,
 };
 
-use crate::kernels::{cost, is_codes, kernels, rate};
+use crate::kernels::{Kernels, cost, is_codes, kernels, rate, tuning::AHEAD};
 
 /// AVX2 and FMA, eight f32 lanes.
 #[derive(Debug)]
@@ -31,17 +31,23 @@ impl Mechanism for Avx2Kernels {
         Guarantee::Exact
     }
 
+    fn knobs(&self) -> &'static [KnobSpec] {
+        &[AHEAD.knob]
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Avx2 {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        if job.held.is_some_and(|held| is_codes(held.layers)) {
-            return Fit::yes(
+        let fit = if job.held.is_some_and(|held| is_codes(held.layers)) {
+            Fit::yes(
                 cost(job.model, 32.0 / 3.0),
                 "AVX2 multiplies and adds thirty-two codes in three instructions.",
-            );
-        }
-        Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
+            )
+        } else {
+            Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
+        };
+        KERNELS.tuned(job, fit)
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
@@ -54,6 +60,9 @@ impl Mechanism for Avx2Kernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("avx2", &["avx2", "fma"], "operand_int8.rs", &["avx2", "fma"]).parts(site)
+        KERNELS.parts(site)
     }
 }
+
+const KERNELS: Kernels =
+    kernels!("avx2", &["avx2", "fma"], &[(AHEAD, 32)], "operand_int8.rs", &["avx2", "fma"], &[(AHEAD, 32)]);

@@ -5,12 +5,12 @@ use synth::{
     calibration::Candidate,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    mechanism::{Fit, Guarantee, Job, KnobSpec, Mechanism, Part, Site},
     target::Isa,
 };
 
 use crate::{
-    kernels::{AVX512, Kernels, Product, Terms, cost, product, rate},
+    kernels::{AVX512, Kernels, Product, Terms, cost, product, rate, tuning::AHEAD},
     rounded,
 };
 
@@ -35,6 +35,10 @@ impl Mechanism for Avx512Bf16DotKernels {
         Guarantee::Bounded
     }
 
+    fn knobs(&self) -> &'static [KnobSpec] {
+        &[AHEAD.knob]
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Avx512 {
             return Fit::no(format!("the target is {}", job.isa.name()));
@@ -48,7 +52,11 @@ impl Mechanism for Avx512Bf16DotKernels {
             return Fit::no(format!("activations are rounded to bf16: {why}"));
         }
         // Thirty-two lanes, but the next dot product issues only after the time of four multiply-adds.
-        Fit::yes(cost(job.model, 32.0 / 4.0), "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.")
+        let fit = Fit::yes(
+            cost(job.model, 32.0 / 4.0),
+            "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.",
+        );
+        KERNELS.tuned(job, fit)
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
@@ -56,9 +64,19 @@ impl Mechanism for Avx512Bf16DotKernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        let features = &["avx512f", "avx512bf16"];
-        let terms = Some(Terms(1, "Activations are rounded to bf16."));
-        let product = product!("avx512/operand_bf16.rs", "avx512/matmul_bf16_dot.rs", features);
-        Kernels { bf16: Product { terms, ..product }, ..AVX512 }.parts(site)
+        KERNELS.parts(site)
     }
 }
+
+const KERNELS: Kernels = Kernels {
+    bf16: Product {
+        terms: Some(Terms(1, "Activations are rounded to bf16.")),
+        ..product!(
+            "avx512/operand_bf16.rs",
+            "avx512/matmul_bf16_dot.rs",
+            &["avx512f", "avx512bf16"],
+            &[(AHEAD, 64)]
+        )
+    },
+    ..AVX512
+};

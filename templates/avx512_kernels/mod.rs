@@ -4,11 +4,11 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    mechanism::{Fit, Guarantee, Job, KnobSpec, Mechanism, Part, Site},
     target::Isa,
 };
 
-use crate::kernels::{AVX512, cost, is_codes, rate};
+use crate::kernels::{AVX512, cost, is_codes, rate, tuning::AHEAD};
 
 /// AVX-512 F, sixteen f32 lanes.
 #[derive(Debug)]
@@ -31,17 +31,20 @@ impl Mechanism for Avx512Kernels {
         Guarantee::Exact
     }
 
+    fn knobs(&self) -> &'static [KnobSpec] {
+        &[AHEAD.knob]
+    }
+
     fn fit(&self, job: &Job<'_>) -> Fit {
         if job.isa < Isa::Avx512 {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        if job.held.is_some_and(|held| is_codes(held.layers)) {
-            return Fit::yes(
-                cost(job.model, 64.0),
-                "AVX-512 VNNI multiplies and adds sixty-four codes at a time.",
-            );
-        }
-        Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
+        let fit = if job.held.is_some_and(|held| is_codes(held.layers)) {
+            Fit::yes(cost(job.model, 64.0), "AVX-512 VNNI multiplies and adds sixty-four codes at a time.")
+        } else {
+            Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
+        };
+        AVX512.tuned(job, fit)
     }
 
     fn rate(&self, held: Held) -> Option<f64> {

@@ -1,14 +1,20 @@
-//! What the kernel mechanisms share: the same files from another folder, and their cost.
+//! What the kernel mechanisms share: the same files from another folder, their numbers, and their cost.
 
+pub mod tuning;
+
+use serde::Serialize;
 use synth::{
     axis::Axis,
     emit::EmitError,
-    held::Format,
-    mechanism::{Cost, Part, Site},
+    held::{Format, Held},
+    mechanism::{Cost, Fit, Job, Part, Site, literal},
     model::Model,
+    plan::Author,
     workload::Precision,
 };
 use synth_macros::Template;
+
+use self::tuning::Tuning;
 
 /// The files of one instruction set.
 pub struct Kernels {
@@ -55,6 +61,8 @@ pub struct Product {
     pub tiles: bool,
     /// What products of codes have in common, where that is a file of its own.
     pub dots: Option<&'static str>,
+    /// Numbers that their files read, each as it is best on the processors that they were written on.
+    pub tuning: &'static [(Tuning, u64)],
 }
 
 /// How many bf16 an activation is the sum of, and why.
@@ -63,7 +71,7 @@ pub struct Terms(pub usize, pub &'static str);
 
 /// A product of an operand and a matmul, each a file of `kernels/cpu/`.
 macro_rules! product {
-    ($operand:expr, $matmul:expr, $features:expr) => {
+    ($operand:expr, $matmul:expr, $features:expr, $tuning:expr) => {
         $crate::kernels::Product {
             features: $features,
             operand: include_str!(concat!("../kernels/cpu/", $operand)),
@@ -72,20 +80,42 @@ macro_rules! product {
             terms: None,
             tiles: false,
             dots: None,
+            tuning: $tuning,
         }
     };
 }
 pub(crate) use product;
 
-/// The files of `kernels/cpu/ISA/`, and what they need; codes with the operand from the named file, and what they need.
+/// The files of `kernels/cpu/ISA/`, what they need and what they are tuned by; the same of codes, with the operand from the
+/// named file.
 macro_rules! kernels {
-    ($isa:literal, $features:expr, $codes:literal, $code_features:expr) => {
+    ($isa:literal, $features:expr, $tuning:expr, $codes:literal, $code_features:expr, $code_tuning:expr) => {
         $crate::kernels::Kernels {
             features: $features,
-            f32: $crate::kernels::product!("operand_f32.rs", concat!($isa, "/matmul_f32.rs"), $features),
-            bf16: $crate::kernels::product!("operand_f32.rs", concat!($isa, "/matmul_bf16.rs"), $features),
-            int8: $crate::kernels::product!($codes, concat!($isa, "/matmul_int8.rs"), $code_features),
-            int4: $crate::kernels::product!($codes, concat!($isa, "/matmul_int4.rs"), $code_features),
+            f32: $crate::kernels::product!(
+                "operand_f32.rs",
+                concat!($isa, "/matmul_f32.rs"),
+                $features,
+                $tuning
+            ),
+            bf16: $crate::kernels::product!(
+                "operand_f32.rs",
+                concat!($isa, "/matmul_bf16.rs"),
+                $features,
+                $tuning
+            ),
+            int8: $crate::kernels::product!(
+                $codes,
+                concat!($isa, "/matmul_int8.rs"),
+                $code_features,
+                $code_tuning
+            ),
+            int4: $crate::kernels::product!(
+                $codes,
+                concat!($isa, "/matmul_int4.rs"),
+                $code_features,
+                $code_tuning
+            ),
             attend: include_str!(concat!("../kernels/cpu/", $isa, "/attend.rs")),
             merge: include_str!(concat!("../kernels/cpu/", $isa, "/merge.rs")),
             pair_f32: include_str!(concat!("../kernels/cpu/", $isa, "/pair_f32.rs")),
@@ -99,7 +129,14 @@ macro_rules! kernels {
 pub(crate) use kernels;
 
 /// Those of AVX-512, which AMX shares but for products.
-pub const AVX512: Kernels = kernels!("avx512", &["avx512f"], "avx512/operand_int8.rs", AVX512_CODES);
+pub const AVX512: Kernels = kernels!(
+    "avx512",
+    &["avx512f"],
+    &[(tuning::AHEAD, 64)],
+    "avx512/operand_int8.rs",
+    AVX512_CODES,
+    &[(tuning::AHEAD, 64)]
+);
 /// What products of codes need in AVX-512. Every processor with BF16 has it.
 pub const AVX512_CODES: &[&str] = &["avx512f", "avx512bw", "avx512vnni"];
 
@@ -114,6 +151,7 @@ struct KernelsFile {
     few_rows: bool,
     head: bool,
     tiles: bool,
+    tuning: bool,
     features: Vec<&'static str>,
 }
 
@@ -126,6 +164,23 @@ struct HeadFile {
     dots: bool,
     few_rows: bool,
     tiles: bool,
+    tuning: bool,
+}
+
+#[derive(Template)]
+#[template("kernels/cpu/tuning.rs.tera")]
+struct TuningFile<'a> {
+    /// The reason of a person or a search.
+    decided: Option<&'a str>,
+    consts: Vec<Constant>,
+}
+
+/// A number of `tuning.rs`.
+#[derive(Serialize)]
+struct Constant {
+    name: String,
+    value: String,
+    why: &'static str,
 }
 
 #[derive(Template)]
@@ -135,12 +190,20 @@ struct AttentionFile {
 }
 
 impl Kernels {
+    /// The same fit, with the numbers that the products of this job read. What layers and head both read is as it is best for
+    /// the layers.
+    pub fn tuned(&self, job: &Job<'_>, fit: Fit) -> Fit {
+        let products = job.held.map(|held| self.products(held));
+        let numbers = products.iter().flatten().rev().flat_map(|product| product.tuning);
+        numbers.fold(fit, |fit, (tuning, value)| fit.with(tuning.knob.name, *value))
+    }
+
     /// The files a crate needs, and the module that spreads them over threads.
     pub fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
         let held = site.job.held.ok_or(EmitError::Undecided { axis: Axis::Weights })?;
-        let layers = self.product(held.layers);
-        let head = (held.head != held.layers).then(|| self.product(held.head));
-        let products = || [Some(layers), head].into_iter().flatten();
+        let products = self.products(held);
+        let (layers, head) = (products[0], products.get(1));
+        let products = || products.iter();
         let mut features = self.features.to_vec();
         for feature in products().flat_map(|product| product.features) {
             if !features.contains(feature) {
@@ -170,6 +233,7 @@ impl Kernels {
             few_rows: layers.few_rows.is_some(),
             head: head.is_some(),
             tiles,
+            tuning: products().any(|product| !product.tuning.is_empty()),
             features,
         };
         let attention = AttentionFile { window: site.job.model.sliding_window.is_some() };
@@ -197,6 +261,7 @@ impl Kernels {
                 dots: product.dots.is_some(),
                 few_rows: product.few_rows.is_some(),
                 tiles: product.tiles,
+                tuning: !product.tuning.is_empty(),
             };
             parts.extend([
                 Part::Rendered { path: "src/kernels/head/mod.rs", text: driver.render()? },
@@ -215,7 +280,14 @@ impl Kernels {
         if tiles {
             parts.push(Part::Source { path: "src/kernels/tiles.rs", text: include_str!("cpu/amx/tiles.rs") });
         }
+        parts.extend(tuning_file(site, products().flat_map(|product| product.tuning))?);
         Ok(parts)
+    }
+
+    /// Those of the layers, and of the head where it is held otherwise.
+    fn products(&self, held: Held) -> Vec<Product> {
+        let formats = if held.head == held.layers { vec![held.layers] } else { vec![held.layers, held.head] };
+        formats.into_iter().map(|format| self.product(format)).collect()
     }
 
     fn product(&self, format: Format) -> Product {
@@ -233,6 +305,26 @@ impl Product {
     fn parameter(&self, format: Format, group: &'static str) -> Option<&'static str> {
         if is_codes(format) { Some(group) } else { self.terms.map(|_| "TERMS") }
     }
+}
+
+/// The file of the numbers that the products read, where they read any.
+fn tuning_file<'a>(
+    site: &Site<'_>,
+    numbers: impl Iterator<Item = &'a (Tuning, u64)>,
+) -> Result<Option<Part>, EmitError> {
+    let mut consts: Vec<Constant> = Vec::new();
+    for (Tuning { knob, why }, _) in numbers {
+        let name = knob.name.to_uppercase();
+        if !consts.iter().any(|it| it.name == name) {
+            consts.push(Constant { name, value: literal(site.knob(knob.name)? as usize), why });
+        }
+    }
+    if consts.is_empty() {
+        return Ok(None);
+    }
+    let decided = (site.decision.by != Author::Rule).then_some(site.decision.reason.as_str());
+    let text = TuningFile { decided, consts }.render()?;
+    Ok(Some(Part::Rendered { path: "src/kernels/tuning.rs", text }))
 }
 
 /// The constant of an emitted crate that says how many weights of the layers share a scale.

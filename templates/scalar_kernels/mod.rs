@@ -44,6 +44,6 @@ impl Mechanism for ScalarKernels {
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
-        kernels!("scalar", &[], "operand_int8.rs", &[]).parts(site)
+        kernels!("scalar", &[], &[], "operand_int8.rs", &[], &[]).parts(site)
     }
 }

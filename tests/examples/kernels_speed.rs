@@ -47,6 +47,8 @@ mod store_bf16;
 mod store_f32;
 #[path = "../../templates/kernels/cpu/strip.rs"]
 mod strip;
+#[path = "../kernels/tuned.rs"]
+mod tuned;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -315,6 +317,38 @@ macro_rules! others {
     }};
 }
 
+/// The products with one set of the numbers that a plan may have; each row ends with the name of the set.
+macro_rules! tuned {
+    ($set:ident; $f32s:expr, $bf16s:expr, $int8s:expr, $int4s:expr, $isas:expr, $pool:expr) => {{
+        use tuned::$set::*;
+        let isas: &[Isa] = $isas;
+        let pool = $pool;
+        let mut rows = vec![];
+        if isas.contains(&Isa::Avx2) {
+            rows.extend(products!(avx2::matmul_bf16; $bf16s, pool));
+            rows.extend(products!(avx2::matmul_f32; $f32s, pool));
+            rows.extend(products!(avx2_codes::matmul_int8, 128; $int8s, pool));
+            rows.extend(products!(avx2_codes::matmul_int4, 64; $int4s, pool));
+        }
+        if isas.contains(&Isa::Avx512) {
+            rows.extend(products!(avx512::matmul_bf16; $bf16s, pool));
+            rows.extend(products!(avx512::matmul_f32; $f32s, pool));
+            rows.extend(products!(avx512_dot::matmul_bf16_dot, 1; $bf16s, pool));
+            rows.extend(products!(avx512_codes::matmul_int8, 128; $int8s, pool));
+            rows.extend(products!(avx512_codes::matmul_int4, 64; $int4s, pool));
+        }
+        if amx::tiles::allowed() {
+            rows.extend(products!(amx::matmul_bf16, 1; $bf16s, pool));
+            rows.extend(products!(amx::matmul_bf16, 3; $bf16s, pool));
+            rows.extend(products!(amx_int8::matmul_int8, 128; $int8s, pool));
+            rows.extend(products!(amx_int4::matmul_int4, 64; $int4s, pool));
+        }
+        println!("{}: {:?}", stringify!($set), tuning::ALL);
+        rows.iter_mut().for_each(|row| row.name += concat!(" ", stringify!($set)));
+        rows
+    }};
+}
+
 fn main() {
     let n_threads = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(2);
     let filter = std::env::args().nth(2).unwrap_or_default();
@@ -379,7 +413,13 @@ fn main() {
         rows.extend(products!(amx_int4::matmul_int4, 64; int4s.1, &pool));
         rows.extend(products!(amx_int4::matmul_int4, 128; int4s.2, &pool));
     }
+    rows.extend(tuned!(usual; f32s, bf16s, int8s.1, int4s.1, &machine.isas, &pool));
+    rows.extend(tuned!(far; f32s, bf16s, int8s.1, int4s.1, &machine.isas, &pool));
+    rows.extend(tuned!(least; f32s, bf16s, int8s.1, int4s.1, &machine.isas, &pool));
+    rows.extend(tuned!(most; f32s, bf16s, int8s.1, int4s.1, &machine.isas, &pool));
     rows.retain(|row| row.name.contains(&filter));
+    // Variants of one product come one after the other.
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
     for _ in 0..N_ROUNDS {
         for row in &mut rows {
             row.time();

@@ -39,7 +39,7 @@ fn a_decision_that_cannot_be_carried_out_is_refused_with_the_names_there_are() {
         case(
             "unknown knob",
             |folder| by_user(folder, "block: 16", "blocks: 16"),
-            &["spec.plan.yaml", "sets `blocks`, which paged_kv does not have; it has block"],
+            &["spec.plan.yaml", "sets `blocks`, which paged_kv does not have here; it has block"],
         ),
         case(
             "a mechanism of another axis",

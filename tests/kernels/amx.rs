@@ -1,5 +1,6 @@
 //! The kernels in `templates/kernels/cpu/amx`, as an emitted crate compiles them.
 
+use super::tuned::usual::tuning;
 pub(super) use super::{
     avx512::{activation, merge},
     operand_bf16 as operand, store_bf16 as store, strip,

@@ -1,6 +1,7 @@
 //! The products of codes in `templates/kernels/cpu/avx2` and their operand, as an emitted crate compiles them.
 
 pub(super) use super::operand_int8 as operand;
+use super::tuned::usual::tuning;
 
 #[path = "../../templates/kernels/cpu/avx2/matmul_int4.rs"]
 pub mod matmul_int4;

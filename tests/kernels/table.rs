@@ -297,6 +297,57 @@ macro_rules! isa {
     };
 }
 
+/// Products with some numbers that a plan may have.
+pub struct Tuned {
+    pub numbers: &'static [(&'static str, usize)],
+    pub products: Vec<Product>,
+}
+
+/// The products of one set of numbers, at few K: within a step of tiles, and beyond as many as stay in L1.
+macro_rules! tuned {
+    ($set:ident) => {{
+        use super::tuned::$set::*;
+        let mut products = vec![];
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            products.extend(products!(avx2::matmul_f32, PlainOperand, f32, Layout::F32Panels; 5.0, 0.0; 33 600));
+            products.extend(products!(avx2::matmul_bf16, PlainOperand, bf16, Layout::Bf16Panels; 5.0, 0.0; 33 600));
+            products.extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8, 64; 33 600));
+            products.extend(codes!(avx2_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4, 32; 33 600));
+        }
+        if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
+            products.extend(products!(avx512::matmul_f32, PlainOperand, f32, Layout::F32Panels; 5.0, 0.0; 33 600));
+            products.extend(products!(avx512::matmul_bf16, PlainOperand, bf16, Layout::Bf16Panels; 5.0, 0.0; 33 600));
+            products.extend(products!(
+                avx512_dot::matmul_bf16_dot, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING; 33 600
+            ));
+            products.extend(codes!(
+                avx512_codes::matmul_int8, avx512_operand_int8, Int8, Int8Panels, INT8, 64; 33 600
+            ));
+            products.extend(codes!(
+                avx512_codes::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4, 32; 33 600
+            ));
+            if amx::tiles::allowed() {
+                products.extend(products!(
+                    amx::matmul_bf16, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING; 33 600
+                ));
+                products.extend(products!(amx::matmul_bf16, WholeOperand, bf16, Layout::Bf16Panels; 9.0, 0.0; 33 600));
+                products.extend(codes!(
+                    amx_int8::matmul_int8, avx512_operand_int8, Int8, Int8Panels, INT8, 64; 33 600
+                ));
+                products.extend(codes!(
+                    amx_int4::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4, 32; 33 600
+                ));
+            }
+        }
+        Tuned { numbers: tuning::ALL, products }
+    }};
+}
+
+/// The products with every number that a plan may have, first with those that most rules take.
+pub fn tuned() -> Vec<Tuned> {
+    vec![tuned!(usual), tuned!(far), tuned!(least), tuned!(most)]
+}
+
 /// A number that a weight may be.
 trait Number {
     fn from_f32(value: f32) -> Self;

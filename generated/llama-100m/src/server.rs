@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "a7f1bd06346a815376d4d68eaa556beccaeb54212b32381869f45e7c3308455b",
-    plan_digest: "e7fc826f5979b8fe830f3bdd4c5dc4af5ffe7980f6d9fb117c46646942e69560",
+    plan_digest: "d2dd6c454372111ca614e32f804b4d4c328e4bc59da2b0d2e5e8ba6e51966b8f",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };
 

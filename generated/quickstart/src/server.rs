@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "121bc463f013c8398f194ad2af20e4f094b4682b63e9a8539140dbcc0f707099",
-    plan_digest: "a68ac5feb6dfc598887d0be7baf707b1682dda398d4605b5b0f1dca89677fedb",
+    plan_digest: "948b5b177d6bae3d3ef55276f0f7e364b84ce355b42ee3740ef5b5e7c653bc5a",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 

@@ -14,6 +14,7 @@ mod rope;
 mod store;
 mod strip;
 mod tiles;
+mod tuning;
 
 use std::ops::Range;
 

@@ -24,6 +24,7 @@ use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
 use super::tiles::Tiles;
+use super::tuning::{AHEAD, DEPTH, PANELS, STRIPS};
 
 /// Rows of a tile.
 const TILE_ROWS: usize = 16;
@@ -31,19 +32,12 @@ const TILE_ROWS: usize = 16;
 /// Weights of a tile.
 const TILE: usize = 512;
 
-/// Panels that share a strip of x while it is in L1.
-const PANELS: usize = 8;
-
-/// Steps of 32 k before the next panel comes: 32 terms of 256 k, and the weights of the step, fit into L1.
-const DEPTH: usize = 8;
-
-/// Cache lines of the weights of a step. Where rows are few, weights come from memory, and all of the next step's are
-/// fetched ahead into L1.
+/// Cache lines of the weights of a step of 32 k. Where rows are few, weights come from memory, and as many are fetched
+/// ahead into L1.
 const STEP_LINES: usize = 32;
 
-/// Cache lines that are fetched ahead into L2 with each step where rows are many: with 512 rows, all of the next group
-/// while this one is computed.
-const SOME_LINES: usize = 2;
+/// Cache lines that are fetched ahead into L2 with each step where rows are many.
+const SOME_LINES: usize = STEP_LINES / STRIPS;
 
 /// Sums of two tiles of terms, one above the other, by the columns of a panel.
 #[derive(Clone, Copy)]
@@ -72,7 +66,7 @@ pub fn matmul<const K: usize, const TERMS: usize>(
         for panel in panels {
             let mut block = Block::ZERO;
             let weights = w.tiles(panel..panel + 1);
-            let ahead = weights.as_ptr().wrapping_add(2 * TILE).cast();
+            let ahead = weights.as_ptr().wrapping_add(32 * AHEAD).cast();
             if n_rows <= half {
                 multiply::<K, TERMS, 1, STEP_LINES>(&tiles, x, 0, 0, weights, ahead, &mut block);
             } else {

@@ -14,8 +14,9 @@ use super::tiles::Tiles;
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
 
-/// As many lines that are fetched ahead with a step are of later panels, and wait in L2. More are all of the next step's.
-const LATER_LINES: usize = 2;
+/// As many lines at most that are fetched ahead with a step are of later panels, and wait in L2. More are as many as a step
+/// has.
+const LATER_LINES: usize = 8;
 
 /// Two tiles, one above the other, by the columns of a panel.
 #[derive(Clone, Copy)]

@@ -9,6 +9,8 @@
 //! * two by two tiles, then vectors: 20 GB/s of weights with 12 rows, K = 1024
 //! * one tile of rows where one is enough, the next step's weights fetched ahead, tiles multiplying a group while vectors
 //!   scale the one before: 31 GB/s with 12 rows; 512 rows: 2150 GOP/s with K = 1024, 2400 GOP/s with K = 3072
+//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 9 to 10 % more with 16
+//!   rows
 //!
 //! 512 k of a strip kept in L1 while eight panels pass, in turns with this: 1 to 4 % more, and 5 % less in int4. Not worth its
 //! lines.
@@ -22,20 +24,14 @@ use super::dots::{Block, TILE_ROWS, add, multiply};
 use super::few_rows;
 use super::operand::Operand;
 use super::tiles::Tiles;
+use super::tuning::{AHEAD, FEW_ROWS, PANELS, STRIPS};
 
-/// Rows that vectors multiply as fast as their weights come from memory.
-const FEW_ROWS: usize = 8;
-
-/// Panels that stay in L2 while all rows pass.
-const PANELS: usize = 8;
-
-/// Cache lines of the weights of a step of 64 k. Where one strip is all rows, weights come from memory, and all of the next
-/// step's are fetched ahead into L1.
+/// Cache lines of the weights of a step of 64 k. Where one strip is all rows, weights come from memory, and as many are
+/// fetched ahead into L1.
 const STEP_LINES: usize = 32;
 
-/// Cache lines that are fetched ahead into L2 with each step where rows are many: with 512 rows, all of the next panels
-/// while these are computed.
-const SOME_LINES: usize = 2;
+/// Cache lines that are fetched ahead into L2 with each step where rows are many.
+const SOME_LINES: usize = STEP_LINES / STRIPS;
 
 /// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
 /// to `finish` as panel, first row, and rows of cells.
@@ -54,7 +50,7 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     }
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
     let tiles = Tiles::configure();
-    let mut ahead = w.bytes(panels.clone()).as_ptr().wrapping_add(64 * STEP_LINES);
+    let mut ahead = w.bytes(panels.clone()).as_ptr().wrapping_add(64 * AHEAD);
     if n_rows <= TILE_ROWS {
         strip::<K, GROUP, 1, STEP_LINES>(&tiles, x, 0..n_rows, w, panels, &mut ahead, &mut finish);
     } else if n_rows <= 2 * TILE_ROWS {

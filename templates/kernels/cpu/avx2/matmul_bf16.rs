@@ -15,6 +15,7 @@ use half::bf16;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
+use super::tuning::AHEAD;
 
 /// Sixteen pairs of k by sixteen columns.
 const TILE: usize = 512;
@@ -60,8 +61,8 @@ fn strip<const K: usize, const R: usize>(x: &Operand<K>, row: usize, tiles: &[bf
         let n_cells = (K - 32 * pair_idx).div_ceil(2).min(16);
         for cell in 0..n_cells {
             for tile in [left, right] {
-                // The same cell of the next pair, which may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(2 * TILE + 32 * cell).cast());
+                // It may lie past the end.
+                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(32 * (AHEAD + cell)).cast());
             }
             for (quarter, tile) in [left, left, right, right].into_iter().enumerate() {
                 // SAFETY: a cell of a tile is sixteen columns of two.

@@ -14,6 +14,7 @@ use std::ops::Range;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
+use super::tuning::AHEAD;
 
 /// Sixteen k by sixteen columns.
 const TILE: usize = 256;
@@ -59,8 +60,8 @@ fn strip<const K: usize, const R: usize>(x: &Operand<K>, row: usize, tiles: &[f3
         let n_cells = (K - 16 * pair_idx).min(16);
         for cell in 0..n_cells {
             for tile in [left, right] {
-                // The same cell of the next pair, which may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(2 * TILE + 16 * cell).cast());
+                // It may lie past the end.
+                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(16 * (AHEAD + cell)).cast());
             }
             // SAFETY: a cell of a tile is sixteen columns.
             let weights = unsafe {

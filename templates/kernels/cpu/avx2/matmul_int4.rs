@@ -15,9 +15,7 @@ use std::ops::Range;
 use rt::image::{Int4, PANEL, Panels};
 
 use super::operand::Operand;
-
-/// Bytes that are fetched ahead: as many as sixteen rows of cells.
-const AHEAD: usize = 2048;
+use super::tuning::AHEAD;
 
 /// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
 /// to `finish` as panel, first row, and rows of cells.
@@ -62,7 +60,7 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
         for (cell, weights) in cells.iter().enumerate() {
             for line in [0, 64] {
                 // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(AHEAD + line).cast());
+                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(64 * AHEAD + line).cast());
             }
             for quarter in 0..4 {
                 // SAFETY: a quarter is eight columns of four bytes.

@@ -15,9 +15,7 @@ use std::ops::Range;
 use rt::image::{Int4, PANEL, Panels};
 
 use super::operand::Operand;
-
-/// Bytes that are fetched ahead: as many as memory hands over while it looks for the first.
-const AHEAD: usize = 4096;
+use super::tuning::AHEAD;
 
 /// What `vpternlogd` is asked for: its first two operands both, exclusive or its third.
 const AND_XOR: i32 = 0x6A;
@@ -74,7 +72,7 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
         for (cell, weights) in cells.iter().enumerate() {
             for line in [0, 64] {
                 // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(AHEAD + line).cast());
+                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(64 * AHEAD + line).cast());
             }
             // SAFETY: half of a row of cells is sixteen columns of four bytes; a row of x is whole lines of cells.
             unsafe {

@@ -1,0 +1,14 @@
+//! Numbers of the products that change how fast they are, and none of their bits.
+
+/// Cache lines between the weights that few rows are multiplied by and those that are fetched: about as many as memory
+/// hands over while it looks for the first.
+pub const AHEAD: usize = 32;
+
+/// Steps of 32 k before the next panel comes: so much of a strip of rows, and the weights of a step, fit into L1.
+pub const DEPTH: usize = 8;
+
+/// Panels that stay in L2 while all rows pass.
+pub const PANELS: usize = 8;
+
+/// Strips of rows that pass while all of the next panels are fetched into L2.
+pub const STRIPS: usize = 16;

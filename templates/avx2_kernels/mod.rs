@@ -8,7 +8,17 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{cost, is_codes, kernels, rate};
+use crate::kernels::{
+    cost::{Multiplies, cost, plain_codes_bytes, rate},
+    is_codes, kernels,
+};
+
+/// Thirty-two codes are multiplied by one instruction, and their products by another that adds pairs of them.
+const MULTIPLIES: Multiplies = Multiplies {
+    lanes: 8,
+    weights: |format| if is_codes(format) { 16.0 } else { 8.0 },
+    tiles: false,
+};
 
 /// AVX2 and FMA, eight f32 lanes.
 #[derive(Debug)]
@@ -35,13 +45,14 @@ impl Mechanism for Avx2Kernels {
         if job.isa < Isa::Avx2 {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
+        let cost = cost(job, job.held.and_then(|held| self.rate(held)), &MULTIPLIES);
         if job.held.is_some_and(|held| is_codes(held.layers)) {
             return Fit::yes(
-                cost(job.model, 32.0 / 3.0),
+                cost,
                 "AVX2 multiplies and adds thirty-two codes in three instructions.",
             );
         }
-        Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
+        Fit::yes(cost, "AVX2 with FMA multiplies and adds eight f32 at a time.")
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
@@ -50,6 +61,13 @@ impl Mechanism for Avx2Kernels {
             Format::Bf16 => Some(rate(197.0)),
             Format::Int8(_) => Some(rate(178.0)),
             Format::Int4(_) => Some(rate(156.0)),
+        }
+    }
+
+    fn operand_bytes(&self, held: Format, rows: usize, k: usize) -> usize {
+        match held {
+            Format::F32 | Format::Bf16 => rows * k * size_of::<f32>(),
+            Format::Int8(group) | Format::Int4(group) => plain_codes_bytes(group, rows, k),
         }
     }
 

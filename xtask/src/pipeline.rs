@@ -223,6 +223,7 @@ impl Decided {
             calibration: calibration.as_ref(),
             held: None,
             rate: None,
+            kv: None,
         };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
         let plan = planner::plan(&job, &weights, earlier.as_ref(), CATALOGUE.mechanisms);
@@ -239,6 +240,8 @@ impl Decided {
         let kv = planner::kv(&plan, CATALOGUE.mechanisms).ok_or_else(|| {
             Failure::new(Exit::Internal, "the plan does not say how keys and values are kept")
         })?;
+        let kernels = planner::on_axis(&plan, Axis::Kernels, CATALOGUE.mechanisms)
+            .ok_or_else(|| Failure::new(Exit::Internal, "the plan does not say what computes"))?;
         let memory = feasibility::memory(
             &asked.workload,
             &asked.model,
@@ -246,6 +249,7 @@ impl Decided {
             kv,
             knob(&plan, Axis::Kv, "block"),
             knob(&plan, Axis::Schedule, "rows"),
+            |format, rows, k| kernels.operand_bytes(format, rows, k),
         );
         match feasibility::check_plan(&asked.workload, &asked.model, &memory) {
             Some(error) => Err(Failure::new(Exit::Spec, error)),
@@ -262,6 +266,7 @@ impl Decided {
             calibration: self.calibration.as_ref(),
             held: Some(self.memory.held),
             rate: planner::rate(&self.plan, CATALOGUE.mechanisms),
+            kv: Some(self.memory.kv),
         }
     }
 

@@ -53,7 +53,10 @@ impl Mechanism for AmxBf16Kernels {
         }
         // A tile has sixteen columns by thirty-two k, whether it meets one row or all.
         let multiplies = Multiplies { weights: |_| 512.0, tiles: true, ..cost::AVX512 };
-        Fit::yes(cost(job, self.rate(held), &multiplies), "AMX multiplies sixteen rows by sixteen columns of bf16 at once.")
+        Fit::yes(
+            cost(job, self.rate(held), &multiplies),
+            "AMX multiplies sixteen rows by sixteen columns of bf16 at once.",
+        )
     }
 
     fn rate(&self, held: Held) -> Option<f64> {

@@ -57,10 +57,9 @@ impl Mechanism for AmxKernels {
                 cost,
                 "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
             ),
-            Some(Format::Int8(_) | Format::Int4(_)) => Fit::yes(
-                cost,
-                "AMX multiplies sixteen rows by sixteen columns of codes at once.",
-            ),
+            Some(Format::Int8(_) | Format::Int4(_)) => {
+                Fit::yes(cost, "AMX multiplies sixteen rows by sixteen columns of codes at once.")
+            }
             Some(Format::F32) | None => Fit::no("weights are held in f32, which tiles do not multiply"),
         }
     }

@@ -14,11 +14,8 @@ use crate::kernels::{
 };
 
 /// Thirty-two codes are multiplied by one instruction, and their products by another that adds pairs of them.
-const MULTIPLIES: Multiplies = Multiplies {
-    lanes: 8,
-    weights: |format| if is_codes(format) { 16.0 } else { 8.0 },
-    tiles: false,
-};
+const MULTIPLIES: Multiplies =
+    Multiplies { lanes: 8, weights: |format| if is_codes(format) { 16.0 } else { 8.0 }, tiles: false };
 
 /// AVX2 and FMA, eight f32 lanes.
 #[derive(Debug)]
@@ -47,10 +44,7 @@ impl Mechanism for Avx2Kernels {
         }
         let cost = cost(job, job.held.and_then(|held| self.rate(held)), &MULTIPLIES);
         if job.held.is_some_and(|held| is_codes(held.layers)) {
-            return Fit::yes(
-                cost,
-                "AVX2 multiplies and adds thirty-two codes in three instructions.",
-            );
+            return Fit::yes(cost, "AVX2 multiplies and adds thirty-two codes in three instructions.");
         }
         Fit::yes(cost, "AVX2 with FMA multiplies and adds eight f32 at a time.")
     }

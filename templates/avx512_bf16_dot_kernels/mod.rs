@@ -52,7 +52,10 @@ impl Mechanism for Avx512Bf16DotKernels {
             return Fit::no(format!("activations are rounded to bf16: {why}"));
         }
         let multiplies = Multiplies { weights: |_| 32.0, ..cost::AVX512 };
-        Fit::yes(cost(job, self.rate(held), &multiplies), "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.")
+        Fit::yes(
+            cost(job, self.rate(held), &multiplies),
+            "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.",
+        )
     }
 
     fn rate(&self, held: Held) -> Option<f64> {

@@ -41,10 +41,7 @@ impl Mechanism for Avx512Kernels {
         }
         let cost = cost(job, job.held.and_then(|held| self.rate(held)), &cost::AVX512);
         if job.held.is_some_and(|held| is_codes(held.layers)) {
-            return Fit::yes(
-                cost,
-                "AVX-512 VNNI multiplies and adds sixty-four codes at a time.",
-            );
+            return Fit::yes(cost, "AVX-512 VNNI multiplies and adds sixty-four codes at a time.");
         }
         Fit::yes(cost, "AVX-512 multiplies and adds sixteen f32 at a time.")
     }

@@ -22,11 +22,8 @@ pub struct Multiplies {
 }
 
 /// Those of AVX-512, which AMX shares but for tiles.
-pub const AVX512: Multiplies = Multiplies {
-    lanes: 16,
-    weights: |format| if is_codes(format) { 64.0 } else { 16.0 },
-    tiles: false,
-};
+pub const AVX512: Multiplies =
+    Multiplies { lanes: 16, weights: |format| if is_codes(format) { 64.0 } else { 16.0 }, tiles: false };
 
 /// Positions of a tile of keys.
 const TILE: usize = 16;
@@ -43,8 +40,10 @@ impl Multiplies {
         let Some(held) = job.held else { return 0.0 };
         let dims = &job.model.dims;
         let head = (dims.vocab * dims.hidden) as f64;
-        self.products(held.layers, layer_weights(job.model)) + self.products(held.head, head)
-            + (dims.layers * (self.attention(job) + self.activation(dims.intermediate)) + self.norms(job.model)) as f64
+        self.products(held.layers, layer_weights(job.model))
+            + self.products(held.head, head)
+            + (dims.layers * (self.attention(job) + self.activation(dims.intermediate))
+                + self.norms(job.model)) as f64
     }
 
     /// Products with weights; of codes, each sum of a group is scaled and added by one more for a vector of columns.
@@ -97,11 +96,7 @@ impl Multiplies {
 
 /// What one token costs kernels that do so many operations a second over many rows, a thread.
 pub fn cost(job: &Job<'_>, rate: Option<f64>, multiplies: &Multiplies) -> Cost {
-    Cost {
-        instructions: multiplies.per_token(job),
-        compute: compute(job, rate),
-        ..Cost::default()
-    }
+    Cost { instructions: multiplies.per_token(job), compute: compute(job, rate), ..Cost::default() }
 }
 
 /// Seconds of one thread for a token.

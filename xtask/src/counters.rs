@@ -46,7 +46,7 @@ pub struct Args {
     /// Write the bounds anew.
     #[arg(long, conflicts_with = "check")]
     write: bool,
-    /// Count instructions one at a time, where the processor's counter is hidden: half a minute for the quickstart.
+    /// Count instructions one at a time, where the processor's counter is hidden: a minute for the quickstart.
     #[arg(long)]
     one_by_one: bool,
     /// Plant a fault for each bound in copies of the crate, and see that it is broken.

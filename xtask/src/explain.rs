@@ -168,7 +168,9 @@ impl Timed {
         let measured = cell.and_then(|cell| Some((cell.measured(Quantity::TtftP50)?.0, cell.id())));
         Some(match measured {
             Some((ms, id)) => {
-                format!("measured {ms:.1} ms to read 512 tokens by cell {id} of the suite, {predicted:.1} predicted")
+                format!(
+                    "measured {ms:.1} ms to read 512 tokens by cell {id} of the suite, {predicted:.1} predicted"
+                )
             }
             None => format!("predicted {predicted:.1} ms to read 512 tokens"),
         })

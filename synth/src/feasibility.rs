@@ -395,7 +395,7 @@ traffic:
         assert_eq!(bf16.kv_bytes, 9 * 32 * 2 * 2 * 32 * 2);
         assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
         for (block, rows) in [(1, 32), (16, 64), (64, 32)] {
-            let other = memory(&workload, &model, Held::as_stored(&model), Precision::F32, block, rows);
+            let other = memory(&workload, &model, Held::as_stored(&model), Precision::F32, block, rows, f32);
             assert!(other.kv_blocks * block as u64 >= 3 * 80 && other.weights == plan.weights);
         }
     }

@@ -149,6 +149,7 @@ fn follow(what: What, id: i32, counts: &[AtomicU64; 2], end: &AtomicBool) -> io:
     };
     let mut is_inside = false;
     let mut code = Code::of(id)?;
+    let mut last = 0;
     ask(step, id, 0)?;
     loop {
         let Some(status) = wait(id, libc::WNOHANG)? else {
@@ -171,8 +172,13 @@ fn follow(what: What, id: i32, counts: &[AtomicU64; 2], end: &AtomicBool) -> io:
                 counts[0].fetch_add(u64::from(is_inside), Ordering::AcqRel);
             }
             What::Instructions if signal == libc::SIGTRAP && !is_interrupt => {
-                counts[0].fetch_add(1, Ordering::AcqRel);
-                counts[1].fetch_add(u64::from(code.is_next_a_multiplication()?), Ordering::AcqRel);
+                // One that repeats itself, as a copy of many bytes, stops at each of them, and is one instruction.
+                let at = code.pointer();
+                if at != last {
+                    counts[0].fetch_add(1, Ordering::AcqRel);
+                    counts[1].fetch_add(u64::from(code.is_multiplication(at)?), Ordering::AcqRel);
+                }
+                last = at;
             }
             _ => {}
         }
@@ -217,12 +223,16 @@ impl Code {
         Ok(Self { id, memory: File::open(format!("/proc/{id}/mem"))?, multiplies: HashMap::new() })
     }
 
-    /// Whether the instruction that the thread stands before multiplies and adds.
-    fn is_next_a_multiplication(&mut self) -> io::Result<bool> {
+    /// Where the instruction is that the thread stands before.
+    fn pointer(&self) -> u64 {
         /// The place of the instruction pointer among the registers.
         const POINTER: usize = 16 * size_of::<u64>();
         // SAFETY: it reads one word of the thread that is stopped.
-        let at = unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, self.id, POINTER, 0usize) } as u64;
+        unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, self.id, POINTER, 0usize) as u64 }
+    }
+
+    /// Whether the instruction there multiplies and adds.
+    fn is_multiplication(&mut self, at: u64) -> io::Result<bool> {
         if let Some(known) = self.multiplies.get(&at) {
             return Ok(*known);
         }

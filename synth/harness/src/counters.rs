@@ -75,7 +75,7 @@ const PLACES: usize = 1 << 16;
 pub enum Instructions {
     /// By the processor, where the system lets us.
     Processor,
-    /// One at a time: a minute for a token of two million weights.
+    /// One at a time: a minute for a token of half a million instructions.
     OneByOne,
 }
 

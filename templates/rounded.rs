@@ -94,7 +94,7 @@ fn chosen_fit(job: &Job<'_>, chosen: &Measured) -> Fit {
         bytes / 1e6,
         100.0 * same_top
     );
-    let fit = Fit::yes(Cost { bytes, instructions: 0.0 }, reason);
+    let fit = Fit::yes(Cost { bytes, ..Cost::default() }, reason);
     let fit = fit.with("head_bits", held.head.precision().bits());
     match held.layers {
         Format::Int8(group) | Format::Int4(group) => fit.with("group", group),

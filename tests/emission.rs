@@ -75,6 +75,7 @@ impl Asked {
             calibration: Some(&self.calibration),
             held: None,
             rate: None,
+            kv: None,
         }
     }
 
@@ -88,7 +89,10 @@ impl Asked {
         let held = planner::held(plan, CATALOGUE.mechanisms).expect("a plan holds weights");
         let kv = planner::kv(plan, CATALOGUE.mechanisms).expect("a plan keeps keys and values");
         let (block, rows) = (knob(Axis::Kv, "block"), knob(Axis::Schedule, "rows"));
-        let memory = feasibility::memory(&self.workload, &self.model, held, kv, block, rows);
+        let kernels =
+            planner::on_axis(plan, Axis::Kernels, CATALOGUE.mechanisms).expect("a plan has kernels");
+        let operand = |format, rows, k| kernels.operand_bytes(format, rows, k);
+        let memory = feasibility::memory(&self.workload, &self.model, held, kv, block, rows, operand);
         let place = Place::Elsewhere { savile: "/savile".to_owned() };
         emit::emit(self.job(), plan, &memory, &place, "/images/m.weights", &CATALOGUE)
     }

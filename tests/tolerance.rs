@@ -54,7 +54,8 @@ pub fn calibration(model: &Model, kl: impl Fn(&Candidate) -> f64) -> Calibration
 fn answer(mechanism: &str, more: &str, model: &Model, calibration: Option<&Calibration>) -> String {
     let text = SPEC.replace("MODEL", &model.folder.display().to_string()) + more;
     let workload = Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
-    let job = Job { workload: &workload, model, isa: Isa::Avx2, calibration, held: None, rate: None };
+    let job =
+        Job { workload: &workload, model, isa: Isa::Avx2, calibration, held: None, rate: None, kv: None };
     let answers = planner::ask(&job, CATALOGUE.mechanisms);
     let answer = answers.into_iter().find(|it| it.mechanism.name() == mechanism).expect("it is there");
     match answer.fit {
@@ -142,8 +143,15 @@ fn a_checkpoint_of_f32_is_rounded_to_bf16_where_that_was_measured_to_be_allowed(
         let text = SPEC.replace("MODEL", &model.folder.display().to_string()) + more;
         let workload =
             Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
-        let job =
-            Job { workload: &workload, model: &model, isa: Isa::Avx2, calibration, held: None, rate: None };
+        let job = Job {
+            workload: &workload,
+            model: &model,
+            isa: Isa::Avx2,
+            calibration,
+            held: None,
+            rate: None,
+            kv: None,
+        };
         let plan =
             planner::plan(&job, "0", None, CATALOGUE.mechanisms).unwrap_or_else(|error| panic!("{error}"));
         planner::held(&plan, CATALOGUE.mechanisms).expect("a plan holds weights")

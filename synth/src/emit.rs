@@ -189,8 +189,13 @@ pub fn emit(
 
 /// The job with what a plan decided that later axes look at.
 fn decided<'a>(job: Job<'a>, plan: &Plan, catalogue: &Catalogue) -> Job<'a> {
-    let (held, rate) = (planner::held(plan, catalogue.mechanisms), planner::rate(plan, catalogue.mechanisms));
-    Job { held, rate, ..job }
+    let mechanisms = catalogue.mechanisms;
+    Job {
+        held: planner::held(plan, mechanisms),
+        rate: planner::rate(plan, mechanisms),
+        kv: planner::kv(plan, mechanisms),
+        ..job
+    }
 }
 
 /// What the weight image of a plan's crate holds.

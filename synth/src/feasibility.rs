@@ -68,7 +68,9 @@ pub fn least_kv(workload: &Workload) -> Precision {
 }
 
 /// What serving `model` allocates when weights are held as `held` and keys and values are kept in `kv`, with KV blocks of
-/// `block` positions and steps of at most `rows` positions.
+/// `block` positions and steps of at most `rows` positions; `operand` as [`Mechanism::operand_bytes`] of its kernels.
+///
+/// [`Mechanism::operand_bytes`]: crate::mechanism::Mechanism::operand_bytes
 pub fn memory(
     workload: &Workload,
     model: &Model,
@@ -76,6 +78,7 @@ pub fn memory(
     kv: Precision,
     block: usize,
     rows: usize,
+    operand: impl Fn(Format, usize, usize) -> usize,
 ) -> MemoryPlan {
     const F32: u64 = size_of::<f32>() as u64;
     let dims = &model.dims;
@@ -84,13 +87,18 @@ pub fn memory(
     let kv_blocks = (concurrency * positions.div_ceil(block)) as u64;
     // The only product that legal specs and models can push beyond 64 bits.
     let kv_bytes = kv_blocks.saturating_mul((block as u64).saturating_mul(kv_bytes_per_position(model, kv)));
-    let activations =
-        rows * (2 * dims.hidden + 2 * dims.query_rows() + 2 * dims.kv_rows() + 2 * dims.intermediate);
+    // The residual stream, queries, keys and values, and what was attended; and what is inside the MLP, unless it is an
+    // operand at once.
+    let inside = if matches!(held.layers, Format::Int8(_) | Format::Int4(_)) { dims.intermediate } else { 0 };
+    let activations = rows * (dims.hidden + 2 * dims.query_rows() + 2 * dims.kv_rows() + inside);
+    let layers = [dims.hidden, dims.query_rows(), dims.intermediate].map(|k| operand(held.layers, rows, k));
+    let head = if held.head == held.layers { 0 } else { operand(held.head, concurrency, dims.hidden) };
+    let operands = (layers.into_iter().sum::<usize>() + head) as u64;
     let attention = attention_cells(workload, model, kv, block);
     let rotary = positions * dims.head_dim;
     // The sampler bends a copy of one row of logits, and keeps a list of candidates.
     let logits = (concurrency + 2) * dims.vocab;
-    let scratch = (activations + attention + rotary + logits) as u64 * F32;
+    let scratch = (activations + attention + rotary + logits) as u64 * F32 + operands;
     MemoryPlan {
         held,
         weights,
@@ -161,9 +169,10 @@ fn check_context(workload: &Workload, model: &Model) -> Option<SpecError> {
 }
 
 fn check_memory(workload: &Workload, model: &Model) -> Option<SpecError> {
-    // Before a plan there is no number of rows; one per sequence is the least that any plan has.
+    // Before a plan there is no number of rows; one per sequence is the least that any plan has, and a byte for each of
+    // their activations.
     let (held, kv, rows) = (least_held(workload, model), least_kv(workload), workload.traffic.concurrency);
-    check_plan(workload, model, &memory(workload, model, held, kv, BLOCK, rows))
+    check_plan(workload, model, &memory(workload, model, held, kv, BLOCK, rows, |_, rows, k| rows * k))
 }
 
 /// Whether the steps and blocks of a plan fit as well: both may be larger than the least there is.
@@ -307,6 +316,11 @@ traffic:
   output: { p50: 10, p99: 20, max: 30 }
 ";
 
+    /// Operands that are held in f32.
+    fn f32(_: Format, rows: usize, k: usize) -> usize {
+        4 * rows * k
+    }
+
     fn machine() -> MachineFacts {
         MachineFacts { bandwidth_bytes_per_s: 20e9, flops: 1e9, isas: vec![Isa::Scalar, Isa::Avx2] }
     }
@@ -372,16 +386,16 @@ traffic:
         let folder = Folder::qwen3();
         let model = Model::read(folder.path()).expect("the folder is valid");
         let workload = workload(&folder, "small", "small");
-        let plan = memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 32);
+        let plan = memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 32, f32);
         assert_eq!(plan.total, plan.weights + plan.kv_bytes + plan.scratch);
         assert_eq!(plan.kv_blocks, 3 * 5);
         // Two layers of keys and values, one head of 6 in a tile of sixteen, four bytes each; in bf16 one of 32 by two.
         assert_eq!(plan.kv_bytes, 15 * 16 * 2 * 2 * 16 * 4);
-        let bf16 = memory(&workload, &model, Held::as_stored(&model), Precision::Bf16, 32, 32);
+        let bf16 = memory(&workload, &model, Held::as_stored(&model), Precision::Bf16, 32, 32, f32);
         assert_eq!(bf16.kv_bytes, 9 * 32 * 2 * 2 * 32 * 2);
         assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
         for (block, rows) in [(1, 32), (16, 64), (64, 32)] {
-            let other = memory(&workload, &model, Held::as_stored(&model), Precision::F32, block, rows);
+            let other = memory(&workload, &model, Held::as_stored(&model), Precision::F32, block, rows, f32);
             assert!(other.kv_blocks * block as u64 >= 3 * 80 && other.weights == plan.weights);
         }
     }
@@ -430,14 +444,14 @@ traffic:
             check_plan(
                 &workload,
                 &model,
-                &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 3)
+                &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 3, f32)
             ),
             None
         );
         let error = check_plan(
             &workload,
             &model,
-            &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 256),
+            &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 16, 256, f32),
         )
         .expect("256 rows are many");
         assert!(
@@ -448,7 +462,7 @@ traffic:
             check_plan(
                 &workload,
                 &model,
-                &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 64, 3)
+                &memory(&workload, &model, Held::as_stored(&model), Precision::F32, 64, 3, f32)
             )
             .is_some()
         );

@@ -7,7 +7,7 @@ use crate::{
     calibration::{Calibration, Candidate},
     emit::EmitError,
     feasibility::MemoryPlan,
-    held::Held,
+    held::{Format, Held},
     image::Tensor,
     model::Model,
     plan::{Decision, Plan},
@@ -33,6 +33,8 @@ pub struct Job<'a> {
     pub held: Option<Held>,
     /// Floating-point operations a second that a thread of the kernels does over many rows, once they are decided.
     pub rate: Option<f64>,
+    /// The format that keys and values are kept in, once that is decided.
+    pub kv: Option<Precision>,
 }
 
 /// One way to serve, and how to write it. One folder of `templates/` implements it once.
@@ -62,6 +64,11 @@ pub trait Mechanism: fmt::Debug + Sync {
     /// axis of kernels: as measured where the kernels were written, since no plan may depend on the machine that plans.
     fn rate(&self, _: Held) -> Option<f64> {
         None
+    }
+    /// Bytes that `rows` rows of `k` activations take as the left operand of a product by weights held so, on the axis of
+    /// kernels. In f32, unless they are held otherwise.
+    fn operand_bytes(&self, _: Format, rows: usize, k: usize) -> usize {
+        rows * k * size_of::<f32>()
     }
     /// The format it keeps keys and values in, on the axis of KV.
     fn caches(&self) -> Option<Precision> {
@@ -172,20 +179,21 @@ impl Fit {
 }
 
 /// What one decoded token of one sequence costs on this axis, at the median context of the spec.
-///
-/// Decoding one sequence is bound by whichever of the two takes longer on the machine probed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     /// Bytes read from memory.
     pub bytes: f64,
-    /// Arithmetic instructions issued: multiply-adds divided by the lanes that one instruction serves.
+    /// Instructions that multiply and add vectors or tiles, where the token is computed alone: as they can be counted.
     pub instructions: f64,
+    /// Seconds that one thread computes for the token beside many others: a tile then serves sixteen rows. Alone it takes up
+    /// to sixteen times as long, and still less than reading the weights.
+    pub compute: f64,
 }
 
 impl Cost {
-    /// Seconds at a given read bandwidth (bytes/s) and instruction rate (1/s).
-    pub fn seconds(self, bytes_per_second: f64, instructions_per_second: f64) -> f64 {
-        (self.bytes / bytes_per_second).max(self.instructions / instructions_per_second)
+    /// Seconds of `threads` threads that read so many bytes a second together: bound by whichever takes longer.
+    pub fn seconds(self, bytes_per_second: f64, threads: usize) -> f64 {
+        (self.bytes / bytes_per_second).max(self.compute / threads as f64)
     }
 }
 
@@ -193,7 +201,11 @@ impl std::ops::Add for Cost {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { bytes: self.bytes + other.bytes, instructions: self.instructions + other.instructions }
+        Self {
+            bytes: self.bytes + other.bytes,
+            instructions: self.instructions + other.instructions,
+            compute: self.compute + other.compute,
+        }
     }
 }
 
@@ -306,8 +318,8 @@ mod tests {
 
     #[test]
     fn the_slower_of_memory_and_arithmetic_sets_the_time() {
-        let cost = Cost { bytes: 8.0, instructions: 1.0 };
-        assert_eq!(cost.seconds(2.0, 1.0), 4.0);
-        assert_eq!(cost.seconds(16.0, 1.0), 1.0);
+        let cost = Cost { bytes: 8.0, instructions: 100.0, compute: 2.0 };
+        assert_eq!(cost.seconds(2.0, 2), 4.0);
+        assert_eq!(cost.seconds(16.0, 2), 1.0);
     }
 }

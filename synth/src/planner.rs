@@ -122,12 +122,10 @@ pub enum PlanningError {
     },
 }
 
-/// Instructions that one byte read from memory is worth, when two mechanisms of an axis are compared.
-///
-/// Two cores with 8-lane multiply-adds at 3 GHz issue about 12e9 a second and read about 40e9 bytes: the
-/// choice must not depend on the machine that happens to plan, so the balance is a constant and the measured
-/// figures appear in `explain` alone.
-const BYTES_PER_INSTRUCTION: f64 = 3.3;
+/// Bytes a second that one thread reads, when two mechanisms of an axis are compared: those of the machine on which the rates
+/// of the kernels were measured. The choice must not depend on the machine that happens to plan; what that one reads appears
+/// in `explain` alone.
+const BYTES_PER_SECOND: f64 = 16e9;
 
 /// Every mechanism's answer to a job, in catalogue order.
 pub fn ask(job: &Job<'_>, catalogue: &[&'static dyn Mechanism]) -> Vec<Answer> {
@@ -166,6 +164,9 @@ pub fn plan(
         if axis == Axis::Kernels {
             job.rate = rate_of(&decision, job.held, catalogue);
         }
+        if axis == Axis::Kv {
+            job.kv = chosen(&decision, catalogue).and_then(|it| it.caches());
+        }
         decisions.insert(axis, decision);
     }
     Ok(Plan {
@@ -184,13 +185,24 @@ pub fn held(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
 
 /// The format that a plan keeps keys and values in; `None` where it has no decision on that.
 pub fn kv(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<Precision> {
-    let decision = plan.on(Axis::Kv)?;
-    catalogue.iter().find(|it| it.name() == decision.mechanism)?.caches()
+    chosen(plan.on(Axis::Kv)?, catalogue)?.caches()
+}
+
+/// The mechanism that a plan chose on an axis; `None` where it has no decision on that, or chose nothing.
+pub fn on_axis(
+    plan: &Plan,
+    axis: Axis,
+    catalogue: &[&'static dyn Mechanism],
+) -> Option<&'static dyn Mechanism> {
+    chosen(plan.on(axis)?, catalogue)
+}
+
+fn chosen(decision: &Decision, catalogue: &[&'static dyn Mechanism]) -> Option<&'static dyn Mechanism> {
+    catalogue.iter().copied().find(|it| it.name() == decision.mechanism)
 }
 
 fn holds(decision: &Decision, catalogue: &[&'static dyn Mechanism]) -> Option<Held> {
-    let chosen = catalogue.iter().find(|it| it.name() == decision.mechanism)?;
-    chosen.holds(&decision.knobs)
+    chosen(decision, catalogue)?.holds(&decision.knobs)
 }
 
 /// Operations a second and thread of a plan's kernels over many rows; `None` where it has no decision on that.
@@ -199,8 +211,7 @@ pub fn rate(plan: &Plan, catalogue: &[&'static dyn Mechanism]) -> Option<f64> {
 }
 
 fn rate_of(decision: &Decision, held: Option<Held>, catalogue: &[&'static dyn Mechanism]) -> Option<f64> {
-    let chosen = catalogue.iter().find(|it| it.name() == decision.mechanism)?;
-    chosen.rate(held?)
+    chosen(decision, catalogue)?.rate(held?)
 }
 
 /// What one decoded token costs under a plan, summed over its axes.
@@ -310,7 +321,7 @@ fn decide(axis: Axis, answers: &[Answer]) -> Result<Decision, PlanningError> {
         match &answer.fit {
             Fit::No { why } => refusals.push(format!("{}: {why}", answer.mechanism.name())),
             Fit::Yes { cost, reason, knobs } => {
-                let price = cost.seconds(BYTES_PER_INSTRUCTION, 1.0);
+                let price = cost.seconds(BYTES_PER_SECOND, 1);
                 if best.as_ref().is_none_or(|(lowest, _)| price < *lowest) {
                     best = Some((price, by_rule(answer.mechanism.name(), knobs.clone(), reason.clone())));
                 }
@@ -419,6 +430,7 @@ traffic:
             calibration: None,
             held: None,
             rate: None,
+            kv: None,
         };
         let mut earlier = plan(&job, "0", None, &CATALOGUE).expect("everything fits");
         let decision = earlier.decisions.get_mut(&Axis::Kv).expect("every axis is decided");

@@ -292,6 +292,11 @@ impl Api {
 }
 
 impl Workload {
+    /// Positions that the median token of an answer attends to.
+    pub fn median_context(&self) -> usize {
+        self.traffic.prompt.p50 + self.traffic.output.p50 / 2
+    }
+
     /// Reads a spec and checks that the files it names are there and can be read.
     ///
     /// Errors: everything that is wrong with the file, in its order.

@@ -11,7 +11,9 @@ use synth::{
 
 use crate::{
     kernels::{
-        AVX512, Kernels, Product, Terms, cost, product, rate,
+        AVX512, Kernels, Product, Terms,
+        cost::{self, Multiplies, cost, rate, terms_bytes},
+        product,
         tuning::{self, AHEAD, DEPTH, PANELS, STRIPS},
     },
     rounded,
@@ -54,10 +56,10 @@ impl Mechanism for AmxBf16Kernels {
         if let Err(why) = rounded::measured(job, &rounding) {
             return Fit::no(format!("activations are rounded to bf16: {why}"));
         }
-        // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
-        // columns by thirty-two k, when prompts are read; decoding is bound by memory whatever computes it.
+        // A tile has sixteen columns by thirty-two k, whether it meets one row or all.
+        let multiplies = Multiplies { weights: |_| 512.0, tiles: true, ..cost::AVX512 };
         let fit = Fit::yes(
-            cost(job.model, 256.0),
+            cost(job, self.rate(held), &multiplies),
             "AMX multiplies sixteen rows by sixteen columns of bf16 at once.",
         );
         KERNELS.tuned(job, fit)
@@ -65,6 +67,10 @@ impl Mechanism for AmxBf16Kernels {
 
     fn rate(&self, held: Held) -> Option<f64> {
         (held.layers == Format::Bf16).then(|| rate(2060.0))
+    }
+
+    fn operand_bytes(&self, _: Format, rows: usize, k: usize) -> usize {
+        terms_bytes(1, rows, k)
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

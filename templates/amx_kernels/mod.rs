@@ -9,8 +9,21 @@ use synth::{
 };
 
 use crate::kernels::{
-    AVX512, Kernels, Product, Terms, cost, product, rate,
+    AVX512, Kernels, Product, Terms,
+    cost::{self, Multiplies, codes_bytes, cost, rate, terms_bytes},
+    product,
     tuning::{self, AHEAD, DEPTH, FEW_ROWS, PANELS, STRIPS},
+};
+
+/// bf16 that an f32 is the sum of.
+const TERMS: usize = 3;
+
+/// A tile of bf16 has sixteen columns by thirty-two k, whether it meets one row or all. A row of codes that is computed alone
+/// is multiplied in vectors.
+const MULTIPLIES: Multiplies = Multiplies {
+    weights: |format| if format == Format::Bf16 { 512.0 } else { (cost::AVX512.weights)(format) },
+    tiles: true,
+    ..cost::AVX512
 };
 
 /// Weights of bf16 or of codes in AMX tiles, sixteen rows at a time; beside bf16 each activation as the sum of three bf16
@@ -43,18 +56,15 @@ impl Mechanism for AmxKernels {
         if job.isa < Isa::Amx {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
-        // A tile instruction takes the time of thirty-two multiply-adds of vectors and serves sixteen rows by sixteen
-        // columns by thirty-two bf16 or sixty-four codes along k, when prompts are read; decoding is bound by memory
-        // whatever computes it.
+        let cost = cost(job, job.held.and_then(|held| self.rate(held)), &MULTIPLIES);
         let fit = match job.held.map(|held| held.layers) {
             Some(Format::Bf16) => Fit::yes(
-                cost(job.model, 256.0 / 3.0),
+                cost,
                 "AMX multiplies sixteen rows by sixteen columns at once, and three bf16 are an f32.",
             ),
-            Some(Format::Int8(_) | Format::Int4(_)) => Fit::yes(
-                cost(job.model, 512.0),
-                "AMX multiplies sixteen rows by sixteen columns of codes at once.",
-            ),
+            Some(Format::Int8(_) | Format::Int4(_)) => {
+                Fit::yes(cost, "AMX multiplies sixteen rows by sixteen columns of codes at once.")
+            }
             Some(Format::F32) | None => Fit::no("weights are held in f32, which tiles do not multiply"),
         };
         KERNELS.tuned(job, fit)
@@ -71,6 +81,14 @@ impl Mechanism for AmxKernels {
         }
     }
 
+    fn operand_bytes(&self, held: Format, rows: usize, k: usize) -> usize {
+        match held {
+            Format::F32 => rows * k * size_of::<f32>(),
+            Format::Bf16 => terms_bytes(TERMS, rows, k),
+            Format::Int8(group) | Format::Int4(group) => codes_bytes(group, rows, k),
+        }
+    }
+
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {
         KERNELS.parts(site)
     }
@@ -79,7 +97,7 @@ impl Mechanism for AmxKernels {
 const KERNELS: Kernels = Kernels {
     bf16: Product {
         terms: Some(Terms(
-            3,
+            TERMS,
             "An f32 is the sum of three bf16, which AMX multiplies: nothing is rounded that f32 would keep.",
         )),
         tiles: true,

@@ -8,7 +8,16 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{Kernels, cost, is_codes, kernels, rate, tuning::AHEAD};
+use crate::kernels::{
+    Kernels,
+    cost::{Multiplies, cost, plain_codes_bytes, rate},
+    is_codes, kernels,
+    tuning::AHEAD,
+};
+
+/// Thirty-two codes are multiplied by one instruction, and their products by another that adds pairs of them.
+const MULTIPLIES: Multiplies =
+    Multiplies { lanes: 8, weights: |format| if is_codes(format) { 16.0 } else { 8.0 }, tiles: false };
 
 /// AVX2 and FMA, eight f32 lanes.
 #[derive(Debug)]
@@ -39,13 +48,11 @@ impl Mechanism for Avx2Kernels {
         if job.isa < Isa::Avx2 {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
+        let cost = cost(job, job.held.and_then(|held| self.rate(held)), &MULTIPLIES);
         let fit = if job.held.is_some_and(|held| is_codes(held.layers)) {
-            Fit::yes(
-                cost(job.model, 32.0 / 3.0),
-                "AVX2 multiplies and adds thirty-two codes in three instructions.",
-            )
+            Fit::yes(cost, "AVX2 multiplies and adds thirty-two codes in three instructions.")
         } else {
-            Fit::yes(cost(job.model, 8.0), "AVX2 with FMA multiplies and adds eight f32 at a time.")
+            Fit::yes(cost, "AVX2 with FMA multiplies and adds eight f32 at a time.")
         };
         KERNELS.tuned(job, fit)
     }
@@ -56,6 +63,13 @@ impl Mechanism for Avx2Kernels {
             Format::Bf16 => Some(rate(197.0)),
             Format::Int8(_) => Some(rate(178.0)),
             Format::Int4(_) => Some(rate(156.0)),
+        }
+    }
+
+    fn operand_bytes(&self, held: Format, rows: usize, k: usize) -> usize {
+        match held {
+            Format::F32 | Format::Bf16 => rows * k * size_of::<f32>(),
+            Format::Int8(group) | Format::Int4(group) => plain_codes_bytes(group, rows, k),
         }
     }
 

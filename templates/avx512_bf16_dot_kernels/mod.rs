@@ -10,7 +10,12 @@ use synth::{
 };
 
 use crate::{
-    kernels::{AVX512, Kernels, Product, Terms, cost, product, rate, tuning::AHEAD},
+    kernels::{
+        AVX512, Kernels, Product, Terms,
+        cost::{self, Multiplies, cost, rate, terms_bytes},
+        product,
+        tuning::AHEAD,
+    },
     rounded,
 };
 
@@ -51,9 +56,9 @@ impl Mechanism for Avx512Bf16DotKernels {
         if let Err(why) = rounded::measured(job, &rounding) {
             return Fit::no(format!("activations are rounded to bf16: {why}"));
         }
-        // Thirty-two lanes, but the next dot product issues only after the time of four multiply-adds.
+        let multiplies = Multiplies { weights: |_| 32.0, ..cost::AVX512 };
         let fit = Fit::yes(
-            cost(job.model, 32.0 / 4.0),
+            cost(job, self.rate(held), &multiplies),
             "AVX-512 BF16 multiplies and adds thirty-two bf16 at a time.",
         );
         KERNELS.tuned(job, fit)
@@ -61,6 +66,10 @@ impl Mechanism for Avx512Bf16DotKernels {
 
     fn rate(&self, held: Held) -> Option<f64> {
         (held.layers == Format::Bf16).then(|| rate(236.0))
+    }
+
+    fn operand_bytes(&self, _: Format, rows: usize, k: usize) -> usize {
+        terms_bytes(1, rows, k)
     }
 
     fn parts(&self, site: &Site<'_>) -> Result<Vec<Part>, EmitError> {

@@ -8,7 +8,12 @@ use synth::{
     target::Isa,
 };
 
-use crate::kernels::{AVX512, cost, is_codes, rate, tuning::AHEAD};
+use crate::kernels::{
+    AVX512,
+    cost::{self, codes_bytes, cost, rate},
+    is_codes,
+    tuning::AHEAD,
+};
 
 /// AVX-512 F, sixteen f32 lanes.
 #[derive(Debug)]
@@ -39,10 +44,11 @@ impl Mechanism for Avx512Kernels {
         if job.isa < Isa::Avx512 {
             return Fit::no(format!("the target is {}", job.isa.name()));
         }
+        let cost = cost(job, job.held.and_then(|held| self.rate(held)), &cost::AVX512);
         let fit = if job.held.is_some_and(|held| is_codes(held.layers)) {
-            Fit::yes(cost(job.model, 64.0), "AVX-512 VNNI multiplies and adds sixty-four codes at a time.")
+            Fit::yes(cost, "AVX-512 VNNI multiplies and adds sixty-four codes at a time.")
         } else {
-            Fit::yes(cost(job.model, 16.0), "AVX-512 multiplies and adds sixteen f32 at a time.")
+            Fit::yes(cost, "AVX-512 multiplies and adds sixteen f32 at a time.")
         };
         AVX512.tuned(job, fit)
     }
@@ -53,6 +59,13 @@ impl Mechanism for Avx512Kernels {
             Format::Bf16 => Some(rate(375.0)),
             Format::Int8(_) => Some(rate(760.0)),
             Format::Int4(_) => Some(rate(681.0)),
+        }
+    }
+
+    fn operand_bytes(&self, held: Format, rows: usize, k: usize) -> usize {
+        match held {
+            Format::F32 | Format::Bf16 => rows * k * size_of::<f32>(),
+            Format::Int8(group) | Format::Int4(group) => codes_bytes(group, rows, k),
         }
     }
 

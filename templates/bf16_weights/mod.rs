@@ -44,7 +44,7 @@ impl Mechanism for Bf16Weights {
             return Fit::no(format!("the spec asks for {}", asked.layers.name()));
         }
         let held = Held::all(Format::Bf16);
-        let cost = Cost { bytes: held.bytes_per_pass(job.model) as f64, instructions: 0.0 };
+        let cost = Cost { bytes: held.bytes_per_pass(job.model) as f64, ..Cost::default() };
         let stored = job.model.stored.name();
         if job.model.stored == Dtype::Bf16 {
             return Fit::yes(

@@ -9,7 +9,7 @@ use synth::{
     workload::{Metric, Workload},
 };
 
-use crate::kernels::layer_weights;
+use crate::kernels::cost::layer_weights;
 
 /// Sequences join and leave at every step, and prompts are read in pieces beside decoding.
 #[derive(Debug)]

@@ -45,7 +45,7 @@ impl Mechanism for F32Weights {
             _ => {}
         }
         let bytes = Held::all(Format::F32).bytes_per_pass(job.model) as f64;
-        let cost = Cost { bytes, instructions: 0.0 };
+        let cost = Cost { bytes, ..Cost::default() };
         Fit::yes(cost, format!("Stored as {}, and f32 holds that without loss.", job.model.stored.name()))
     }
 

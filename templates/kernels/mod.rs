@@ -1,5 +1,6 @@
 //! What the kernel mechanisms share: the same files from another folder, their numbers, and their cost.
 
+pub mod cost;
 pub mod tuning;
 
 use serde::Serialize;
@@ -7,8 +8,7 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Cost, Fit, Job, Part, Site, literal},
-    model::Model,
+    mechanism::{Fit, Job, Part, Site, literal},
     plan::Author,
     workload::Precision,
 };
@@ -335,28 +335,4 @@ pub const HEAD_GROUP: &str = "HEAD_WEIGHTS_PER_SCALE";
 /// Whether weights are held as codes, which multiply rounded activations.
 pub fn is_codes(format: Format) -> bool {
     matches!(format, Format::Int8(_) | Format::Int4(_))
-}
-
-/// Arithmetic of one token when an instruction serves `lanes` multiply-adds.
-pub fn cost(model: &Model, lanes: f64) -> Cost {
-    Cost { bytes: 0.0, instructions: read_weights(model) / lanes }
-}
-
-/// Operations a second of one thread, from the 10⁹ that two reach with 512 rows: of the ladder at the head of the kernel's
-/// file, where a test looks it up.
-pub fn rate(giga_of_two_threads: f64) -> f64 {
-    giga_of_two_threads * 1e9 / 2.0
-}
-
-/// Weights that a position is multiplied by: all but the head, which most positions of a prompt do without.
-pub fn layer_weights(model: &Model) -> f64 {
-    read_weights(model) - (model.dims.vocab * model.dims.hidden) as f64
-}
-
-/// Weights that one decoded token reads: everything but the rows of the embedding it does not look up.
-pub fn read_weights(model: &Model) -> f64 {
-    let dims = &model.dims;
-    let attention = 2 * dims.hidden * (dims.query_rows() + dims.kv_rows());
-    let mlp = 3 * dims.hidden * dims.intermediate;
-    (dims.layers * (attention + mlp) + dims.vocab * dims.hidden) as f64
 }

@@ -42,7 +42,7 @@ impl Mechanism for PagedKv {
             return Fit::no(format!("the spec asks for {}", asked.name()));
         }
         Fit::yes(
-            Cost { bytes: bytes(job, Precision::F32), instructions: 0.0 },
+            Cost { bytes: bytes(job, Precision::F32), ..Cost::default() },
             format!(
                 "Blocks of {BLOCK} positions: a sequence wastes at most {} of them, and prompts share whole blocks.",
                 BLOCK - 1
@@ -61,9 +61,7 @@ const BLOCK: u64 = 16;
 
 /// Bytes of keys and values that a token reads at the median context.
 pub fn bytes(job: &Job<'_>, kv: Precision) -> f64 {
-    let traffic = &job.workload.traffic;
-    let context = (traffic.prompt.p50 + traffic.output.p50 / 2) as f64;
-    context * kv_bytes_per_position(job.model, kv) as f64
+    job.workload.median_context() as f64 * kv_bytes_per_position(job.model, kv) as f64
 }
 
 /// The blocks, whatever their format.

@@ -53,7 +53,7 @@ impl Mechanism for PagedKvBf16 {
             Err(why) => return Fit::no(format!("keys and values are rounded to bf16: {why}")),
         };
         Fit::yes(
-            Cost { bytes: paged_kv::bytes(job, Precision::Bf16), instructions: 0.0 },
+            Cost { bytes: paged_kv::bytes(job, Precision::Bf16), ..Cost::default() },
             format!(
                 "{:.0} KB a position where f32 takes {:.0}: mean KL divergence {:.1e} and same top {:.1} % with all else that is rounded, as the tolerance allows.",
                 kv_bytes_per_position(job.model, Precision::Bf16) as f64 / 1e3,

@@ -4,10 +4,13 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     held::{Format, Held},
-    mechanism::{Fit, Guarantee, Job, Mechanism, Part, Site},
+    mechanism::{Cost, Fit, Guarantee, Job, Mechanism, Part, Site},
 };
 
-use crate::kernels::{cost, kernels, rate};
+use crate::kernels::{
+    cost::{compute, plain_codes_bytes, rate},
+    kernels,
+};
 
 /// Plain Rust, for any processor.
 #[derive(Debug)]
@@ -31,7 +34,9 @@ impl Mechanism for ScalarKernels {
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {
-        Fit::yes(cost(job.model, 1.0), "Plain Rust runs on any processor.")
+        // Of instructions that multiply and add in one it has none.
+        let compute = compute(job, job.held.and_then(|held| self.rate(held)));
+        Fit::yes(Cost { compute, ..Cost::default() }, "Plain Rust runs on any processor.")
     }
 
     fn rate(&self, held: Held) -> Option<f64> {
@@ -40,6 +45,13 @@ impl Mechanism for ScalarKernels {
             Format::Bf16 => Some(rate(8.0)),
             Format::Int8(_) => Some(rate(11.0)),
             Format::Int4(_) => Some(rate(8.0)),
+        }
+    }
+
+    fn operand_bytes(&self, held: Format, rows: usize, k: usize) -> usize {
+        match held {
+            Format::F32 | Format::Bf16 => rows * k * size_of::<f32>(),
+            Format::Int8(group) | Format::Int4(group) => plain_codes_bytes(group, rows, k),
         }
     }
 

@@ -12,6 +12,7 @@ use harness::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use synth::axis::Axis;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -45,7 +46,7 @@ pub struct Args {
     /// Write the bounds anew.
     #[arg(long, conflicts_with = "check")]
     write: bool,
-    /// Count instructions one at a time, where the processor's counter is hidden: half a minute for the quickstart.
+    /// Count instructions one at a time, where the processor's counter is hidden: a minute for the quickstart.
     #[arg(long)]
     one_by_one: bool,
     /// Plant a fault for each bound in copies of the crate, and see that it is broken.
@@ -97,6 +98,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         asked: &asked,
         runtime: pipeline::runtime()?,
         planned: (reads.weights, reads.kv_per_position),
+        context: counted_context(&asked, &decided),
         ui,
     };
     if args.faults {
@@ -162,6 +164,14 @@ fn kept_at(name: &str) -> PathBuf {
     repo::target().join("counters").join(format!("{name}.json"))
 }
 
+/// The positions of the prompt whose last token is counted: whole blocks, and one more, at the median context. None where the
+/// plan does not keep the blocks.
+fn counted_context(asked: &Asked, decided: &Decided) -> Option<usize> {
+    let keeps = decided.plan.on(Axis::Prefix).is_some_and(|decision| !decision.is_none());
+    let block = decided.memory.block;
+    keeps.then(|| (asked.workload.median_context() - 1) / block * block + 1)
+}
+
 /// What was counted here of a binary with this plan; a reason, where there is nothing.
 pub fn kept(name: &str, plan_digest: &str) -> Result<Counters, String> {
     let cure = format!("`cargo xtask counters {name}` counts it");
@@ -191,6 +201,7 @@ struct Bench<'a> {
     asked: &'a Asked,
     runtime: Runtime,
     planned: (u64, u64),
+    context: Option<usize>,
     ui: &'a Ui,
 }
 
@@ -205,7 +216,7 @@ impl Bench<'_> {
         let vocab = self.asked.model.dims.vocab;
         let counted = self
             .runtime
-            .block_on(counters::count(&contender, vocab, &home, by, &note))
+            .block_on(counters::count(&contender, vocab, &home, by, self.context, &note))
             .or_exit(Exit::Internal)?;
         let took = step.done();
         self.ui.say("Counted", format_args!("in {:.1} s", took.as_secs_f64()));
@@ -251,6 +262,7 @@ impl Bench<'_> {
             &counted.kv_bytes_per_position,
             bounds.map(|it| it.kv_bytes_per_position as f64),
         );
+        line("bytes reserved", &counted.reserved_bytes, None);
         let switches = counted.switches_per_token.as_ref().map_or("–".to_owned(), |it| format!("{it:.2}"));
         self.ui.print(format_args!("{:<30} {switches:>14}", "core given up per token"));
     }

@@ -3,7 +3,8 @@
 use clap::Parser;
 use harness::{
     counters::{Count, Counters},
-    ledger,
+    ledger::{self, SuiteEntry},
+    suite::{Quantity, Row, operations},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,29 +13,37 @@ use synth::{
     calibration::{Calibration, Candidate, Measured},
     feasibility::MemoryPlan,
     held::{Format, Held},
-    mechanism::{Cost, Fit, Guarantee, Mechanism},
+    mechanism::{Cost, Fit, Guarantee},
     planner::{self, Answer},
-    target::Isa,
     workload::Precision,
 };
 use templates::CATALOGUE;
 
 use crate::{
     counters,
-    exit::{Exit, OrExit, Outcome},
+    exit::{Exit, Failure, OrExit, Outcome},
     pipeline::{self, Asked, Decided},
     repo::Named,
+    suite,
     ui::Ui,
 };
 
-/// Show each decision of a workload's plan: its reason, its rivals, its predicted cost.
+/// Show each decision of a workload's plan: its reason, its rivals, its predicted cost beside what was counted and measured.
 ///
-/// Where the spec tolerates rounding: also how far each way to round the model is from it, as measured by the oracle.
+/// What is counted is what `cargo xtask counters NAME --one-by-one` counted last; what is measured is in the ledgers. Where the spec tolerates rounding: also how far each way to round the model is from it, as measured by the oracle.
 #[derive(Parser)]
-#[command(after_help = "Example:\n  cargo xtask explain quickstart")]
+#[command(after_help = "\
+Examples:
+  cargo xtask explain quickstart
+  cargo xtask explain quickstart --check    exit 3 where a prediction is off by more than 15 %
+
+Exit codes: 3 a prediction is off, or what it predicts was not counted.")]
 pub struct Args {
     #[command(flatten)]
     named: Named,
+    /// Exit 3 unless all that is predicted was counted, and is within 15 % of it.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Runs the command.
@@ -43,12 +52,13 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let machine = pipeline::probe(&asked, ui)?;
     let decided = Decided::here(&asked, &machine, ui)?;
     let answers = planner::ask(&decided.job(&asked), CATALOGUE.mechanisms);
-    let bytes_per_second = machine.read_gb_s * 1e9;
-    let instructions_per_second = machine.fma_gflops * 1e9 / 2.0 / lanes(&machine.isas);
-    let milliseconds = |cost: Cost| cost.seconds(bytes_per_second, instructions_per_second) * 1e3;
+    let threads = asked.workload.target.threads;
+    let milliseconds = |cost: Cost| cost.seconds(machine.read_gb_s * 1e9, threads) * 1e3;
 
     let counted = counters::kept(&asked.workload.name, &decided.plan.digest());
-    let positions = asked.workload.traffic.prompt.p50 + asked.workload.traffic.output.p50 / 2;
+    let positions = asked.workload.median_context();
+    let timed = Timed::read(&asked, &decided)?;
+    let mut off = Vec::new();
     let mut axes = Vec::new();
     for (axis, decision) in &decided.plan.decisions {
         ui.print(format_args!("{axis:<9} {}", decision.mechanism));
@@ -60,7 +70,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
                 // What costs nothing by itself is predicted nowhere.
                 Fit::Yes { cost, .. } if is_chosen && *cost == Cost::default() => {}
                 Fit::Yes { cost, .. } if is_chosen => ui.print(format_args!(
-                    "          predicted {:.3} ms a token: {:.2} MB read, {:.2} M instructions",
+                    "          predicted {:.3} ms a token: {:.2} MB read, {:.3} M instructions that multiply",
                     milliseconds(*cost),
                     cost.bytes / 1e6,
                     cost.instructions / 1e6
@@ -86,8 +96,15 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
             Fit::Yes { cost, .. } if answer.mechanism.name() == decision.mechanism => Some(*cost),
             _ => None,
         });
-        let compared = chosen.map_or(vec![], |cost| compare(*axis, cost, positions, &counted));
+        let compared =
+            chosen.map_or(vec![], |cost| compare(*axis, cost, positions, &decided.memory, &counted));
         compared.iter().for_each(|it| ui.print(format_args!("          {}", it.words())));
+        off.extend(compared.iter().filter(|it| !it.is_within()).map(Compared::words));
+        if *axis == Axis::Schedule
+            && let Some(words) = timed.prompt_words(threads)
+        {
+            ui.print(format_args!("          {words}"));
+        }
         axes.push(json!({
             "compared": compared,
             "axis": axis.name(), "mechanism": decision.mechanism, "knobs": decision.knobs, "reason": decision.reason,
@@ -96,11 +113,13 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     }
     let whole = planner::cost(&decided.job(&asked), &decided.plan, CATALOGUE.mechanisms);
     ui.print(format_args!(
-        "\npredicted {:.3} ms a token alone, at {:.1} GB/s and {:.0} GFLOP/s measured here",
+        "\npredicted {:.3} ms a token alone, at {:.1} GB/s measured here",
         milliseconds(whole),
         machine.read_gb_s,
-        machine.fma_gflops
     ));
+    if let Some(words) = timed.token_words(whole, threads) {
+        ui.print(words);
+    }
     let entries = ledger::read(&asked.files.ledger).or_exit(Exit::Internal)?;
     let measured = entries.last().and_then(|entry| Some((entry.id(), entry.decode_ms()?)));
     if let Some((id, ms)) = measured {
@@ -112,19 +131,68 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         "version": 1, "name": asked.workload.name, "plan_digest": decided.plan.digest(),
         "isa": decided.plan.isa.name(), "axes": axes, "predicted_ms_per_token": milliseconds(whole),
         "measured_ms_per_token": measured.map(|(_, ms)| ms),
-        "candidates": candidates,
-        "machine": {"read_gb_s": machine.read_gb_s, "fma_gflops": machine.fma_gflops},
+        "candidates": candidates, "off": off,
+        "machine": {"read_gb_s": machine.read_gb_s},
     }));
+    if args.check && !off.is_empty() {
+        return Err(Failure::new(Exit::Regression, format!("not as predicted:\n{}", off.join("\n"))));
+    }
     Ok(())
+}
+
+/// What the ledger of the suite has measured of this very plan, and what is predicted of it.
+struct Timed {
+    cells: Vec<SuiteEntry>,
+    /// Operations to read a prompt of 512, and how many a thread does in a second.
+    prompt: Option<(f64, f64)>,
+}
+
+impl Timed {
+    fn read(asked: &Asked, decided: &Decided) -> Outcome<Self> {
+        let mut cells = ledger::read_suite(&suite::ledger_of("cpu")).or_exit(Exit::Internal)?;
+        cells.retain(|cell| cell.plan_digest() == Some(decided.plan.digest().as_str()));
+        let rate = planner::rate(&decided.plan, CATALOGUE.mechanisms);
+        let prompt = rate.map(|rate| (operations(&asked.model, 512), rate));
+        Ok(Self { cells, prompt })
+    }
+
+    /// The newest cell of a row.
+    fn newest(&self, row: Row) -> Option<&SuiteEntry> {
+        self.cells.iter().rev().find(|cell| cell.cell().2 == Some(row))
+    }
+
+    fn prompt_words(&self, threads: usize) -> Option<String> {
+        let (operations, rate) = self.prompt?;
+        let predicted = operations / (rate * threads as f64) * 1e3;
+        let cell = self.newest(Row::Prefill512);
+        let measured = cell.and_then(|cell| Some((cell.measured(Quantity::TtftP50)?.0, cell.id())));
+        Some(match measured {
+            Some((ms, id)) => {
+                format!(
+                    "measured {ms:.1} ms to read 512 tokens by cell {id} of the suite, {predicted:.1} predicted"
+                )
+            }
+            None => format!("predicted {predicted:.1} ms to read 512 tokens"),
+        })
+    }
+
+    /// A token alone, at the bandwidth that was measured with it.
+    fn token_words(&self, cost: Cost, threads: usize) -> Option<String> {
+        let cell = self.newest(Row::DecodeB1)?;
+        let (ms, ceilings) = cell.measured(Quantity::TpotP50)?;
+        let predicted = cost.seconds(ceilings.read_gb_s * 1e9, threads) * 1e3;
+        Some(format!(
+            "measured  {ms:.3} ms a token alone, by cell {} of the suite; {predicted:.3} predicted at its {:.1} GB/s",
+            cell.id(),
+            ceilings.read_gb_s
+        ))
+    }
 }
 
 /// What the plan rounds: how it holds weights and keeps keys and values, and whether its kernels round activations of bf16.
 fn chosen(decided: &Decided) -> Candidate {
     let MemoryPlan { held, kv, .. } = decided.memory;
-    let is_kernels = |mechanism: &&&dyn Mechanism| {
-        decided.plan.on(Axis::Kernels).is_some_and(|it| it.mechanism == mechanism.name())
-    };
-    let kernels = CATALOGUE.mechanisms.iter().find(is_kernels);
+    let kernels = planner::on_axis(&decided.plan, Axis::Kernels, CATALOGUE.mechanisms);
     let rounds = kernels.is_some_and(|it| it.guarantee() == Guarantee::Bounded);
     Candidate {
         held,
@@ -165,9 +233,16 @@ impl Compared {
     }
 }
 
-/// What the cost model says of a decision, against what was counted: bytes of weights, bytes of keys and values of the
-/// positions that the median token sees, and instructions that multiply. A decision that predicts nothing is not compared.
-fn compare(axis: Axis, cost: Cost, positions: usize, counted: &Result<Counters, String>) -> Vec<Compared> {
+/// What is predicted of a decision, against what was counted: bytes of weights, bytes of keys and values of the positions that
+/// the median token sees, instructions that multiply, and what is reserved for as many sequences and rows as a step may have. A
+/// decision that predicts nothing is not compared.
+fn compare(
+    axis: Axis,
+    cost: Cost,
+    positions: usize,
+    memory: &MemoryPlan,
+    counted: &Result<Counters, String>,
+) -> Vec<Compared> {
     let of = |read: &dyn Fn(&Counters) -> Count| counted.as_ref().map_err(Clone::clone).and_then(read);
     match axis {
         Axis::Weights => vec![Compared {
@@ -180,7 +255,13 @@ fn compare(axis: Axis, cost: Cost, positions: usize, counted: &Result<Counters, 
             predicted: cost.bytes,
             counted: of(&|it| it.kv_bytes_per_position.clone().map(|bytes| bytes * positions as f64)),
         }],
-        Axis::Kernels => vec![Compared {
+        Axis::Schedule => vec![Compared {
+            what: "bytes reserved beside weights",
+            predicted: (memory.kv_bytes + memory.scratch) as f64,
+            counted: of(&|it| it.reserved_bytes.clone()),
+        }],
+        // Plain Rust has none.
+        Axis::Kernels if cost.instructions > 0.0 => vec![Compared {
             what: "multiplying instructions a token",
             predicted: cost.instructions,
             counted: of(&|it| it.multiplications_per_token.clone()),
@@ -251,15 +332,6 @@ fn candidates(asked: &Asked, chosen: &Candidate, calibration: &Calibration, ui: 
     rows
 }
 
-/// f32 lanes of the widest instructions that the probe's multiply-adds used.
-fn lanes(isas: &[Isa]) -> f64 {
-    match isas.iter().max() {
-        Some(Isa::Avx512 | Isa::Amx) => 16.0,
-        Some(Isa::Avx2) => 8.0,
-        _ => 1.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,22 +346,45 @@ mod tests {
             instructions_per_prompt_token: Ok(1e6),
             weight_bytes_per_token: Ok(1e7),
             kv_bytes_per_position: Ok(4096.0),
+            reserved_bytes: Ok(5e7),
+        }
+    }
+
+    fn memory(kv_bytes: u64, scratch: u64) -> MemoryPlan {
+        MemoryPlan {
+            held: Held::all(Format::Bf16),
+            weights: 10_000_000,
+            block: 16,
+            kv_blocks: 640,
+            kv: Precision::F32,
+            kv_bytes,
+            scratch,
+            total: 10_000_000 + kv_bytes + scratch,
         }
     }
 
     #[test]
     fn a_planted_wrong_cost_is_shown_as_off() {
         let right = [
-            (Axis::Weights, Cost { bytes: 1.1e7, instructions: 0.0 }),
-            (Axis::Kv, Cost { bytes: 4000.0 * 152.0, instructions: 0.0 }),
-            (Axis::Kernels, Cost { bytes: 0.0, instructions: 2.8e5 }),
+            (Axis::Weights, Cost { bytes: 1.1e7, ..Cost::default() }),
+            (Axis::Kv, Cost { bytes: 4000.0 * 152.0, ..Cost::default() }),
+            (Axis::Kernels, Cost { instructions: 2.8e5, ..Cost::default() }),
+            (Axis::Schedule, Cost::default()),
         ];
+        let compared = |axis, cost, memory: MemoryPlan| -> Compared {
+            let [one] = compare(axis, cost, 152, &memory, &Ok(counted())).try_into().expect("one comparison");
+            one
+        };
         for (axis, cost) in right {
-            let [fits] = compare(axis, cost, 152, &Ok(counted())).try_into().expect("one comparison");
+            let fits = compared(axis, cost, memory(42_000_000, 7_000_000));
             assert!(fits.is_within() && fits.words().starts_with("counted"), "{fits:?}");
-            for factor in [0.7, 1.3] {
-                let wrong = Cost { bytes: factor * cost.bytes, instructions: factor * cost.instructions };
-                let [off] = compare(axis, wrong, 152, &Ok(counted())).try_into().expect("one comparison");
+            for (factor, scratch) in [(0.7, 300_000), (1.3, 17_000_000)] {
+                let wrong = Cost {
+                    bytes: factor * cost.bytes,
+                    instructions: factor * cost.instructions,
+                    ..Cost::default()
+                };
+                let off = compared(axis, wrong, memory(42_000_000, scratch));
                 assert!(!off.is_within() && off.words().starts_with("OFF BY"), "{off:?}");
             }
         }
@@ -297,10 +392,14 @@ mod tests {
 
     #[test]
     fn what_was_not_counted_is_not_called_right() {
-        let cost = Cost { bytes: 1e7, instructions: 0.0 };
-        let [none] =
-            compare(Axis::Weights, cost, 152, &Err("not counted here".into())).try_into().expect("one");
+        let cost = Cost { bytes: 1e7, ..Cost::default() };
+        let memory = memory(42_000_000, 7_000_000);
+        let [none] = compare(Axis::Weights, cost, 152, &memory, &Err("not counted here".into()))
+            .try_into()
+            .expect("one");
         assert!(!none.is_within() && none.words().contains("not counted here"), "{none:?}");
-        assert_eq!(compare(Axis::Schedule, Cost::default(), 152, &Ok(counted())), []);
+        for axis in [Axis::Sample, Axis::Prefix, Axis::Family, Axis::Kernels] {
+            assert_eq!(compare(axis, Cost::default(), 152, &memory, &Ok(counted())), []);
+        }
     }
 }

@@ -228,7 +228,7 @@ impl Decided {
         calibration: Option<&Calibration>,
     ) -> Outcome<Result<Plan, PlanningError>> {
         let (workload, model) = (&asked.workload, &asked.model);
-        let job = Job { workload, model, isa, calibration, held: None, rate: None };
+        let job = Job { workload, model, isa, calibration, held: None, rate: None, kv: None };
         let weights = asked.model.digests().or_exit(Exit::Spec)?.weights.clone();
         Ok(planner::plan(&job, &weights, earlier, CATALOGUE.mechanisms))
     }
@@ -251,6 +251,8 @@ impl Decided {
         let kv = planner::kv(&plan, CATALOGUE.mechanisms).ok_or_else(|| {
             Failure::new(Exit::Internal, "the plan does not say how keys and values are kept")
         })?;
+        let kernels = planner::on_axis(&plan, Axis::Kernels, CATALOGUE.mechanisms)
+            .ok_or_else(|| Failure::new(Exit::Internal, "the plan does not say what computes"))?;
         let memory = feasibility::memory(
             &asked.workload,
             &asked.model,
@@ -258,6 +260,7 @@ impl Decided {
             kv,
             knob(&plan, Axis::Kv, "block"),
             knob(&plan, Axis::Schedule, "rows"),
+            |format, rows, k| kernels.operand_bytes(format, rows, k),
         );
         match feasibility::check_plan(&asked.workload, &asked.model, &memory) {
             Some(error) => Err(Failure::new(Exit::Spec, error)),
@@ -274,6 +277,7 @@ impl Decided {
             calibration: self.calibration.as_ref(),
             held: Some(self.memory.held),
             rate: planner::rate(&self.plan, CATALOGUE.mechanisms),
+            kv: Some(self.memory.kv),
         }
     }
 

@@ -78,6 +78,10 @@ impl Files {
         let folder = spec.parent().unwrap_or(&root).to_owned();
         let stem = spec.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let is_ours = folder == root.join("workloads");
+        if out.is_none() && folder.parent() == Some(&root.join("workloads/suite")) {
+            let suite = folder.file_name().unwrap_or_default().to_string_lossy();
+            return Self::of_suite(&suite, &stem);
+        }
         let crate_dir = match out {
             Some(out) => std::path::absolute(out).or_exit(Exit::Usage)?,
             None if is_ours => root.join("generated").join(&stem),

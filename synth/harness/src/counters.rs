@@ -38,7 +38,7 @@ pub struct Counters {
     pub system_calls_per_token: Count,
     /// Times that the engine's thread gave up its core for each decoded token.
     pub switches_per_token: Count,
-    /// Instructions for each decoded token, all done by the engine's thread.
+    /// Instructions for each decoded token, all done by the engine's thread; one by one, of a token at the median context.
     pub instructions_per_token: Count,
     /// Those among them that multiply and add: vectors of f32, dot products of vectors, tiles.
     pub multiplications_per_token: Count,
@@ -48,6 +48,8 @@ pub struct Counters {
     pub weight_bytes_per_token: Count,
     /// Bytes of memory that a decoded token touches more for each position before it.
     pub kv_bytes_per_position: Count,
+    /// Bytes of memory without a file that the server holds once all that it reserves is granted.
+    pub reserved_bytes: Count,
 }
 
 /// Why nothing could be counted at all.
@@ -73,7 +75,7 @@ const PLACES: usize = 1 << 16;
 pub enum Instructions {
     /// By the processor, where the system lets us.
     Processor,
-    /// One at a time: half a minute for a token of five million weights.
+    /// One at a time: a minute for a token of half a million instructions.
     OneByOne,
 }
 
@@ -89,7 +91,8 @@ const PROMPTS: [usize; 2] = [16, 32];
 /// Positions before the tokens whose touched memory is compared.
 const DEPTHS: [usize; 2] = [256, 1024];
 
-/// Counts what the server of `contender` does for a token. `home` is where the counting library is made.
+/// Counts what the server of `contender` does for a token. `home` is where the counting library is made; `context` the
+/// positions of a prompt of which all but the last are known when it is asked again, where the server remembers any.
 ///
 /// # Errors
 /// When the server does not start or answer, or a file cannot be written.
@@ -98,6 +101,7 @@ pub async fn count(
     vocab: usize,
     home: &Path,
     by: Instructions,
+    context: Option<usize>,
     progress: &dyn Fn(&str),
 ) -> Result<Counters, CountersError> {
     progress("allocations and switches");
@@ -107,6 +111,9 @@ pub async fn count(
     progress("system calls");
     let system_calls = subject.system_calls().await?;
     progress("touched memory");
+    // What is granted counts as touched.
+    subject.server.settled_rss_bytes().await?;
+    let reserved = subject.mapped("Anonymous:").map(|(_, bytes)| bytes as f64).map_err(|it| it.to_string());
     let (weights, kv) = subject.touched().await?;
     progress("instructions");
     let hidden = || Err("they are only told from others one by one".to_owned());
@@ -117,7 +124,7 @@ pub async fn count(
             (each, hidden(), prompt)
         }
         Instructions::OneByOne => {
-            let [all, multiplying] = subject.one_by_one().await?;
+            let [all, multiplying] = subject.one_by_one(context).await?;
             (all, multiplying, Err("a prompt takes too long one by one".to_owned()))
         }
     };
@@ -131,6 +138,7 @@ pub async fn count(
         instructions_per_prompt_token: prompt,
         weight_bytes_per_token: weights,
         kv_bytes_per_position: kv,
+        reserved_bytes: reserved,
     })
 }
 
@@ -230,14 +238,19 @@ impl Subject {
         Ok(Ok((counts[1] as f64 - counts[0] as f64) / (ANSWERS[1] - ANSWERS[0]) as f64))
     }
 
-    /// Instructions of a token, and those among them that multiply, one at a time: of a request of one token that is answered
-    /// with one. What a request costs beside its token is below a hundredth.
-    async fn one_by_one(&self) -> Result<[Count; 2], CountersError> {
+    /// Instructions of a token, and those among them that multiply, one at a time: of a prompt of which all but the last
+    /// token is known, answered with one. What a request costs beside its token is below a hundredth.
+    async fn one_by_one(&self, context: Option<usize>) -> Result<[Count; 2], CountersError> {
+        let uncounted = |why: String| Ok([Err(why.clone()), Err(why)]);
+        let Some(context) = context else {
+            return uncounted("without a prefix cache the whole prompt would be counted".to_owned());
+        };
         let held = match self.threads("pool-") {
             Ok(held) => held,
-            Err(error) => return Ok([Err(error.to_string()), Err(error.to_string())]),
+            Err(error) => return uncounted(error.to_string()),
         };
-        let counts = self.followed(What::Instructions, held, (1, 1), 40).await?;
+        self.ask(context, 1, 40).await?;
+        let counts = self.followed(What::Instructions, held, (context, 1), 40).await?;
         Ok([0, 1].map(|of| counts.clone().map(|counts| counts[of] as f64)))
     }
 
@@ -285,8 +298,6 @@ impl Subject {
 
     /// Bytes of the image that decoding touches, and of other memory for each position more before a token.
     async fn touched(&self) -> Result<(Count, Count), CountersError> {
-        // What is granted counts as touched.
-        self.server.settled_rss_bytes().await?;
         let mut seen = [(0, 0); 2];
         for (seen, depth) in seen.iter_mut().zip(DEPTHS) {
             self.ask(depth, 1, depth).await?;
@@ -299,7 +310,7 @@ impl Subject {
             }
             // What it begins with is known by now, so that all but a block of it is only read.
             self.ask(depth, 2, depth).await?;
-            *seen = match self.referenced() {
+            *seen = match self.mapped("Referenced:") {
                 Ok(seen) => seen,
                 Err(error) => return Ok((Err(error.to_string()), Err(error.to_string()))),
             };
@@ -309,18 +320,19 @@ impl Subject {
         Ok((Ok(weights as f64), Ok((more as f64 - few as f64) / positions)))
     }
 
-    /// Bytes that were touched since they were last forgotten: of the image, and of memory without a file.
-    fn referenced(&self) -> io::Result<(u64, u64)> {
+    /// What the kernel says of its mappings under a key, bytes: of the image, and of memory without a file. `Referenced:` was
+    /// touched since that was last forgotten.
+    fn mapped(&self, key: &str) -> io::Result<(u64, u64)> {
         let maps = fs::read_to_string(format!("/proc/{}/smaps", self.server.pid()))?;
         let image = self.image.canonicalize()?;
         let (mut of_image, mut of_memory, mut name) = (0, 0, String::new());
         for line in maps.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
-                ["Referenced:", kib, "kB"] => {
+                [found, kib, "kB"] if *found == key => {
                     let bytes = kib.parse::<u64>().unwrap_or(0) << 10;
                     match name.as_str() {
-                        "" => of_memory += bytes,
+                        "" | "[heap]" => of_memory += bytes,
                         it if Path::new(it) == image => of_image += bytes,
                         _ => {}
                     }

@@ -12,6 +12,7 @@ fn counted() -> Counters {
         instructions_per_prompt_token: Ok(5e5),
         weight_bytes_per_token: Ok(10_100_000.0),
         kv_bytes_per_position: Ok(4096.0),
+        reserved_bytes: Ok(5e7),
     }
 }
 

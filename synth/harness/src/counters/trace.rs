@@ -149,6 +149,7 @@ fn follow(what: What, id: i32, counts: &[AtomicU64; 2], end: &AtomicBool) -> io:
     };
     let mut is_inside = false;
     let mut code = Code::of(id)?;
+    let mut last = 0;
     ask(step, id, 0)?;
     loop {
         let Some(status) = wait(id, libc::WNOHANG)? else {
@@ -171,8 +172,13 @@ fn follow(what: What, id: i32, counts: &[AtomicU64; 2], end: &AtomicBool) -> io:
                 counts[0].fetch_add(u64::from(is_inside), Ordering::AcqRel);
             }
             What::Instructions if signal == libc::SIGTRAP && !is_interrupt => {
-                counts[0].fetch_add(1, Ordering::AcqRel);
-                counts[1].fetch_add(u64::from(code.is_next_a_multiplication()?), Ordering::AcqRel);
+                // One that repeats itself, as a copy of many bytes, stops at each of them, and is one instruction.
+                let at = code.pointer();
+                if at != last {
+                    counts[0].fetch_add(1, Ordering::AcqRel);
+                    counts[1].fetch_add(u64::from(code.is_multiplication(at)?), Ordering::AcqRel);
+                }
+                last = at;
             }
             _ => {}
         }
@@ -217,12 +223,16 @@ impl Code {
         Ok(Self { id, memory: File::open(format!("/proc/{id}/mem"))?, multiplies: HashMap::new() })
     }
 
-    /// Whether the instruction that the thread stands before multiplies and adds.
-    fn is_next_a_multiplication(&mut self) -> io::Result<bool> {
+    /// Where the instruction is that the thread stands before.
+    fn pointer(&self) -> u64 {
         /// The place of the instruction pointer among the registers.
         const POINTER: usize = 16 * size_of::<u64>();
         // SAFETY: it reads one word of the thread that is stopped.
-        let at = unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, self.id, POINTER, 0usize) } as u64;
+        unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, self.id, POINTER, 0usize) as u64 }
+    }
+
+    /// Whether the instruction there multiplies and adds.
+    fn is_multiplication(&mut self, at: u64) -> io::Result<bool> {
         if let Some(known) = self.multiplies.get(&at) {
             return Ok(*known);
         }
@@ -232,10 +242,11 @@ impl Code {
     }
 }
 
-/// Whether an instruction that begins so multiplies and adds numbers of vectors or tiles: by Intel's manual, all of them are
-/// in the map of opcodes 0F38 behind a prefix of VEX or EVEX.
+/// Whether an instruction that begins so multiplies and adds numbers of vectors or tiles: by Intel's manual, all of them but
+/// one are in the map of opcodes 0F38, behind a prefix of VEX or EVEX.
 fn multiplies(bytes: &[u8; 6]) -> bool {
     let (map, prefix, opcode) = match *bytes {
+        [0xC5, flags, opcode, ..] => (1, flags & 3, opcode),
         [0xC4, map, flags, opcode, ..] => (map & 0x1F, flags & 3, opcode),
         [0x62, map, flags, _, opcode, _] => (map & 7, flags & 3, opcode),
         _ => return false,
@@ -244,16 +255,19 @@ fn multiplies(bytes: &[u8; 6]) -> bool {
     const X66: u8 = 1;
     const XF3: u8 = 2;
     const XF2: u8 = 3;
-    let is_one = match (prefix, opcode) {
+    match (map, prefix, opcode) {
+        // vpmaddwd.
+        (1, X66, 0xF5) => true,
+        // vpmaddubsw.
+        (2, X66, 0x04) => true,
         // vfmadd and vfnmadd of whole vectors, in their three orders; vpdpbusd and vpdpwssd, with and without saturation.
-        (X66, 0x98 | 0xA8 | 0xB8 | 0x9C | 0xAC | 0xBC | 0x50..=0x53) => true,
+        (2, X66, 0x98 | 0xA8 | 0xB8 | 0x9C | 0xAC | 0xBC | 0x50..=0x53) => true,
         // vdpbf16ps, tdpbf16ps.
-        (XF3, 0x52 | 0x5C) => true,
+        (2, XF3, 0x52 | 0x5C) => true,
         // vpdpb of other signs; tdpb of all signs.
-        (NONE | XF2 | XF3, 0x50 | 0x51) | (NONE | X66 | XF2 | XF3, 0x5E) => true,
+        (2, NONE | XF2 | XF3, 0x50 | 0x51) | (2, NONE | X66 | XF2 | XF3, 0x5E) => true,
         _ => false,
-    };
-    map == 2 && is_one
+    }
 }
 
 fn ask(request: libc::c_uint, id: i32, data: usize) -> io::Result<()> {
@@ -288,12 +302,16 @@ mod tests {
             ([0x62, 0xF2, 0x75, 0x48, 0x50, 0xC2], "vpdpbusd zmm0, zmm1, zmm2"),
             ([0xC4, 0xE2, 0x4A, 0x5C, 0xC4, 0x90], "tdpbf16ps tmm0, tmm4, tmm6"),
             ([0xC4, 0xE2, 0x4B, 0x5E, 0xC4, 0x90], "tdpbssd tmm0, tmm4, tmm6"),
+            ([0xC4, 0xE2, 0x7D, 0x04, 0xC1, 0x90], "vpmaddubsw ymm0, ymm0, ymm1"),
+            ([0xC5, 0xFD, 0xF5, 0xC1, 0x90, 0x90], "vpmaddwd ymm0, ymm0, ymm1"),
+            ([0xC4, 0xC1, 0x7D, 0xF5, 0xC0, 0x90], "vpmaddwd ymm0, ymm0, ymm8"),
         ] {
             assert!(multiplies(&bytes), "{what}");
         }
         for (bytes, what) in [
             ([0x62, 0xF1, 0x7C, 0x48, 0x58, 0xC1], "vaddps zmm0, zmm0, zmm1"),
             ([0x62, 0xF1, 0x7C, 0x48, 0x10, 0x07], "vmovups zmm0, [rdi]"),
+            ([0xC5, 0xFC, 0x58, 0xC1, 0x90, 0x90], "vaddps ymm0, ymm0, ymm1"),
             ([0x48, 0x01, 0xC8, 0x90, 0x90, 0x90], "add rax, rcx"),
             ([0xC4, 0xE2, 0x7B, 0x4B, 0x04, 0x0E], "tileloadd tmm0, [rsi + rcx]"),
         ] {

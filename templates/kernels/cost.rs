@@ -80,9 +80,9 @@ impl Multiplies {
         products + dims.heads * (weights + merges)
     }
 
-    /// One layer's SiLU, of sixteen values at a time; each time what is left of a vector is computed too.
+    /// One layer's SiLU, of sixteen values at a time.
     fn activation(&self, intermediate: usize) -> usize {
-        intermediate.div_ceil(TILE) * (TILE / self.lanes + 1) * EXP
+        intermediate.div_ceil(TILE) * (TILE / self.lanes) * EXP
     }
 
     /// Sums of squares; each ends with what is left of a vector.
@@ -138,5 +138,5 @@ pub fn codes_bytes(group: u64, rows: usize, k: usize) -> usize {
 
 /// Bytes of rows of codes, with a scale for each group: of `kernels/cpu/operand_int8.rs`.
 pub fn plain_codes_bytes(group: u64, rows: usize, k: usize) -> usize {
-    rows * k.div_ceil(group as usize) * (group as usize + 4)
+    rows * (k.next_multiple_of((group as usize).min(64)) + k.div_ceil(group as usize) * 4)
 }

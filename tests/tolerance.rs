@@ -9,7 +9,7 @@ use synth::{
     model::{Dtype, Model},
     planner,
     target::Isa,
-    workload::Workload,
+    workload::{Precision, Workload},
 };
 use templates::CATALOGUE;
 
@@ -155,6 +155,51 @@ fn a_checkpoint_of_f32_is_rounded_to_bf16_where_that_was_measured_to_be_allowed(
     assert_eq!(chosen(BOUNDED, None), Held::all(Format::F32));
     assert_eq!(chosen("", Some(&near)), Held::all(Format::F32));
     assert_eq!(chosen(&format!("weights: f32\n{BOUNDED}"), Some(&near)), Held::all(Format::F32));
+}
+
+#[test]
+fn keys_and_values_take_the_fewest_bits_that_were_measured_to_be_allowed() {
+    let model = model("quickstart");
+    let kept = |more: &str, loses: &dyn Fn(Precision) -> f64| {
+        let text = SPEC.replace("MODEL", &model.folder.display().to_string()) + BOUNDED + more;
+        let workload =
+            Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
+        let calibration = calibration(&model, |candidate| loses(candidate.kv));
+        let job = Job {
+            workload: &workload,
+            model: &model,
+            isa: Isa::Avx2,
+            calibration: Some(&calibration),
+            held: None,
+            rate: None,
+        };
+        planner::plan(&job, "0", None, CATALOGUE.mechanisms)
+            .map(|plan| planner::kv(&plan, CATALOGUE.mechanisms).expect("a plan keeps keys and values"))
+            .map_err(|error| error.to_string())
+    };
+    // What int8 loses, then what bf16 loses; 0.01 is allowed.
+    for (int8, bf16, expected) in [
+        (0.009, 0.009, Precision::Int8),
+        (0.011, 0.009, Precision::Bf16),
+        (0.011, 0.011, Precision::F32),
+        (f64::NAN, f64::NAN, Precision::F32),
+    ] {
+        let loses = |kv| match kv {
+            Precision::Int8 => int8,
+            Precision::Bf16 => bf16,
+            _ => 0.0,
+        };
+        assert_eq!(kept("weights: bf16\n", &loses), Ok(expected), "{int8} {bf16}");
+        assert_eq!(kept("weights: bf16\nkv: f32\n", &loses), Ok(Precision::F32));
+        let asked = kept("weights: bf16\nkv: int8\n", &loses);
+        if int8 < 0.01 {
+            assert_eq!(asked, Ok(Precision::Int8));
+        } else {
+            let why = asked.expect_err("it loses too much");
+            let expected = "keys and values are rounded to int8: mean KL divergence is";
+            assert!(why.contains(expected) && why.contains("at most 1.00e-2 is allowed"), "{why}");
+        }
+    }
 }
 
 #[test]

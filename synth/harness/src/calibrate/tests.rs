@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use synth::calibration::{Calibration, Candidate, candidates};
 use synth::held::{Format, Held};
 use synth::model::Model;
+use synth::workload::Precision;
 
 use super::{CalibrateError, Text, Texts, calibrate, counted_once, fit, positions};
 
@@ -80,8 +81,9 @@ fn fewer_bits_are_further_from_the_model() {
             "{name}: {rounded_inputs} {int8} {int4}"
         );
         assert!(kl(held(Format::Int4(32), Format::Int4(32))) > int4, "{name}");
-        let bf16_kv = kl(Candidate { bf16_kv: true, ..Candidate::of(Held::as_stored(&model)) });
-        assert!(0.0 < bf16_kv && bf16_kv < int4, "{name}: {bf16_kv}");
+        let [bf16_kv, int8_kv] = [Precision::Bf16, Precision::Int8]
+            .map(|kv| kl(Candidate { kv, ..Candidate::of(Held::as_stored(&model)) }));
+        assert!(0.0 < bf16_kv && bf16_kv < int8_kv && int8_kv < int4, "{name}: {bf16_kv} {int8_kv}");
         if Held::as_stored(&model) != bf16 {
             let weights = kl(Candidate::of(bf16));
             assert!(0.0 < weights && weights < int4, "{name}: {weights}");

@@ -6,15 +6,16 @@
 mod amx;
 mod amx_int4;
 mod amx_int8;
+mod amx_int8_kv;
 mod avx2;
 mod avx2_bf16;
 mod avx2_codes;
-mod avx2_int8;
+mod avx2_int8_kv;
 mod avx512;
 mod avx512_bf16;
 mod avx512_codes;
 mod avx512_dot;
-mod avx512_int8;
+mod avx512_int8_kv;
 #[path = "../templates/kernels/cpu/avx512/operand_int8.rs"]
 mod avx512_operand_int8;
 #[path = "../templates/kernels/cpu/avx512/operand_bf16.rs"]
@@ -26,7 +27,7 @@ mod operand_int8;
 mod scalar;
 mod scalar_bf16;
 mod scalar_codes;
-mod scalar_int8;
+mod scalar_int8_kv;
 #[path = "../templates/kernels/cpu/store_bf16.rs"]
 mod store_bf16;
 #[path = "../templates/kernels/cpu/store_f32.rs"]
@@ -351,6 +352,24 @@ fn attention_depends_on_the_attended_rows_alone() {
                 }
                 let other = other.run(shape, 64, Spread::Apart);
                 assert_eq!(other, out, "{}: {shape:?}, {rows:?}: something else is read", isa.name);
+            }
+        }
+    }
+}
+
+/// Their products are whole numbers, and what is between them has one order.
+#[test]
+fn attention_over_codes_is_the_same_bits_in_tiles_and_in_vectors() {
+    for isa in isas() {
+        let over_codes = || isa.attention.iter().filter(|it| it.name == "store_int8");
+        for shape in over_codes() {
+            let same = over_codes()
+                .find(|it| (it.head_dim, it.block) == (shape.head_dim, shape.block))
+                .expect("it is itself");
+            for (n_positions, rows) in STEPS {
+                let call = Call::new(shape, n_positions, rows, 7, 2);
+                let [found, expected] = [shape, same].map(|it| call.run(it, 64, Spread::Together));
+                assert!(found == expected, "{}: {shape:?}, {rows:?} of {n_positions}", isa.name);
             }
         }
     }

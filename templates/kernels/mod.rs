@@ -30,8 +30,10 @@ pub struct Kernels {
     pub pair_f32: &'static str,
     /// The same, in bf16.
     pub pair_bf16: &'static str,
-    /// `score`, `weigh` and `sum_values`, over keys and values in codes. They need what products of codes need.
+    /// `score` and `sum_values`, over keys and values in codes. They need what products of codes need.
     pub look_int8: &'static str,
+    /// `weigh`, between the two.
+    pub weigh_int8: &'static str,
     /// `rms_norm`
     pub norm: &'static str,
     /// `rotate`
@@ -93,6 +95,7 @@ macro_rules! kernels {
             pair_f32: include_str!(concat!("../kernels/cpu/", $isa, "/pair_f32.rs")),
             pair_bf16: include_str!(concat!("../kernels/cpu/", $isa, "/pair_bf16.rs")),
             look_int8: include_str!(concat!("../kernels/cpu/", $isa, "/look_int8.rs")),
+            weigh_int8: include_str!(concat!("../kernels/cpu/", $isa, "/weigh_int8.rs")),
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
             activation: include_str!(concat!("../kernels/cpu/", $isa, "/activation.rs")),
@@ -153,7 +156,7 @@ impl Kernels {
             }
         }
         let tiles = products().any(|product| product.tiles);
-        // Tiles multiply bf16; all else is computed in f32, as which keys and values are read.
+        // Tiles multiply bf16 and codes; all else is computed in f32, as which keys and values are read.
         let (store, attend, pair, look) = match site.memory.kv {
             Precision::F32 => (include_str!("cpu/store_f32.rs"), self.attend, Some(self.pair_f32), None),
             Precision::Bf16 if tiles => {
@@ -162,7 +165,8 @@ impl Kernels {
             Precision::Bf16 => (include_str!("cpu/store_bf16.rs"), self.attend, Some(self.pair_bf16), None),
             Precision::Int8 => {
                 let (store, attend) = (include_str!("cpu/store_int8.rs"), include_str!("cpu/attend_int8.rs"));
-                (store, attend, None, Some(self.look_int8))
+                let look = if tiles { include_str!("cpu/amx/look_int8.rs") } else { self.look_int8 };
+                (store, attend, None, Some(look))
             }
             Precision::Int4 => {
                 return Err(EmitError::Conflict {
@@ -197,7 +201,15 @@ impl Kernels {
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
         ];
         parts.extend(pair.map(|text| Part::Source { path: "src/kernels/pair.rs", text }));
-        parts.extend(look.map(|text| Part::Source { path: "src/kernels/look.rs", text }));
+        if let Some(look) = look {
+            parts.extend([
+                Part::Source { path: "src/kernels/look.rs", text: look },
+                Part::Source { path: "src/kernels/weigh.rs", text: self.weigh_int8 },
+            ]);
+            if tiles {
+                parts.push(Part::Source { path: "src/kernels/look_few.rs", text: self.look_int8 });
+            }
+        }
         parts.extend(layers.dots.map(|text| Part::Source { path: "src/kernels/dots.rs", text }));
         parts.extend(layers.few_rows.map(|text| Part::Source { path: "src/kernels/few_rows.rs", text }));
         if let Some(product) = head {

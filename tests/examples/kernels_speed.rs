@@ -11,14 +11,16 @@ mod amx;
 mod amx_int4;
 #[path = "../kernels/amx_int8.rs"]
 mod amx_int8;
+#[path = "../kernels/amx_int8_kv.rs"]
+mod amx_int8_kv;
 #[path = "../kernels/avx2.rs"]
 mod avx2;
 #[path = "../kernels/avx2_bf16.rs"]
 mod avx2_bf16;
 #[path = "../kernels/avx2_codes.rs"]
 mod avx2_codes;
-#[path = "../kernels/avx2_int8.rs"]
-mod avx2_int8;
+#[path = "../kernels/avx2_int8_kv.rs"]
+mod avx2_int8_kv;
 #[path = "../kernels/avx512.rs"]
 mod avx512;
 #[path = "../kernels/avx512_bf16.rs"]
@@ -27,8 +29,8 @@ mod avx512_bf16;
 mod avx512_codes;
 #[path = "../kernels/avx512_dot.rs"]
 mod avx512_dot;
-#[path = "../kernels/avx512_int8.rs"]
-mod avx512_int8;
+#[path = "../kernels/avx512_int8_kv.rs"]
+mod avx512_int8_kv;
 #[path = "../../templates/kernels/cpu/avx512/operand_int8.rs"]
 mod avx512_operand_int8;
 #[path = "../../templates/kernels/cpu/avx512/operand_bf16.rs"]
@@ -43,8 +45,8 @@ mod scalar;
 mod scalar_bf16;
 #[path = "../kernels/scalar_codes.rs"]
 mod scalar_codes;
-#[path = "../kernels/scalar_int8.rs"]
-mod scalar_int8;
+#[path = "../kernels/scalar_int8_kv.rs"]
+mod scalar_int8_kv;
 #[path = "../../templates/kernels/cpu/store_bf16.rs"]
 #[expect(dead_code, reason = "the cache holds one number here")]
 mod store_bf16;
@@ -357,7 +359,7 @@ fn main() {
     rows.extend(products!(scalar_codes::matmul_int4, 64; int4s.1, &pool));
     rows.extend(attentions!(scalar, f32_cache, &pool));
     rows.extend(attentions!(scalar_bf16, bf16_cache, &pool));
-    rows.extend(attentions!(scalar_int8, int8_cache, &pool));
+    rows.extend(attentions!(scalar_int8_kv, int8_cache, &pool));
     rows.extend(others!(scalar));
     if machine.isas.contains(&Isa::Avx2) {
         rows.extend(products!(avx2::matmul_bf16; bf16s, &pool));
@@ -366,7 +368,7 @@ fn main() {
         rows.extend(products!(avx2_codes::matmul_int4, 64; int4s.1, &pool));
         rows.extend(attentions!(avx2, f32_cache, &pool));
         rows.extend(attentions!(avx2_bf16, bf16_cache, &pool));
-        rows.extend(attentions!(avx2_int8, int8_cache, &pool));
+        rows.extend(attentions!(avx2_int8_kv, int8_cache, &pool));
         rows.extend(others!(avx2));
     }
     if machine.isas.contains(&Isa::Avx512) {
@@ -377,11 +379,12 @@ fn main() {
         rows.extend(products!(avx512_codes::matmul_int4, 64; int4s.1, &pool));
         rows.extend(attentions!(avx512, f32_cache, &pool));
         rows.extend(attentions!(avx512_bf16, bf16_cache, &pool));
-        rows.extend(attentions!(avx512_int8, int8_cache, &pool));
+        rows.extend(attentions!(avx512_int8_kv, int8_cache, &pool));
         rows.extend(others!(avx512));
     }
     if amx::tiles::allowed() {
         rows.extend(attentions!(amx, bf16_cache, &pool));
+        rows.extend(attentions!(amx_int8_kv, int8_cache, &pool));
         rows.extend(products!(amx::matmul_bf16, 1; bf16s, &pool));
         rows.extend(products!(amx::matmul_bf16, 3; bf16s, &pool));
         rows.extend(products!(amx_int8::matmul_int8, 64; int8s.0, &pool));

@@ -12,9 +12,9 @@ use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use synth::image::Layout;
 
 use super::{
-    amx, amx_int4, amx_int8, avx2, avx2_bf16, avx2_codes, avx2_int8, avx512, avx512_bf16, avx512_codes,
-    avx512_dot, avx512_int8, avx512_operand_int8, operand_bf16, operand_f32, operand_int8, scalar,
-    scalar_bf16, scalar_codes, scalar_int8, store_bf16, store_f32, store_int8, strip,
+    amx, amx_int4, amx_int8, amx_int8_kv, avx2, avx2_bf16, avx2_codes, avx2_int8_kv, avx512, avx512_bf16,
+    avx512_codes, avx512_dot, avx512_int8_kv, avx512_operand_int8, operand_bf16, operand_f32, operand_int8,
+    scalar, scalar_bf16, scalar_codes, scalar_int8_kv, store_bf16, store_f32, store_int8, strip,
 };
 
 /// The cells of some panels: rows `x` of K, a matrix of weights, and which of its panels.
@@ -286,7 +286,7 @@ macro_rules! int8_attentions {
             // Four cells of all bits are a scale that is no number, four of 0x7f the largest that is one.
             $isa, store_int8, |x: f32| if x.is_nan() { -1 } else { 0x7f },
             |row| quantise::round_activations(row, row.len(), row.len()), 0.0, 0.5 / 32767.0, store_int8::SCALE;
-            (6 64 64) (24 64 128) (64 64 64) (80 128 64) (128 128 64) (200 256 128)
+            (6 64 64) (24 64 128) (80 128 64) (128 128 128)
         )
     };
 }
@@ -349,14 +349,14 @@ const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 
 /// The instruction sets that can run here; the others are named in the output.
 pub fn isas() -> Vec<Isa> {
-    let mut plain = isa!(scalar, scalar_bf16, scalar_int8);
+    let mut plain = isa!(scalar, scalar_bf16, scalar_int8_kv);
     plain
         .products
         .extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
     plain.products.extend(codes!(scalar_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
     let mut isas = vec![plain];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        let mut wide = isa!(avx2, avx2_bf16, avx2_int8);
+        let mut wide = isa!(avx2, avx2_bf16, avx2_int8_kv);
         wide.products
             .extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256));
         wide.products
@@ -366,7 +366,7 @@ pub fn isas() -> Vec<Isa> {
         println!("not run: avx2 kernels, this processor has no AVX2 and FMA");
     }
     if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
-        let mut widest = isa!(avx512, avx512_bf16, avx512_int8);
+        let mut widest = isa!(avx512, avx512_bf16, avx512_int8_kv);
         let dot = products!(
             avx512_dot::matmul_bf16_dot, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING
         );
@@ -390,6 +390,7 @@ pub fn isas() -> Vec<Isa> {
                 codes!(amx_int4::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4; 32 64 128),
             );
             widest.attention.extend(bf16_attentions!(amx, BF16_ROUNDING));
+            widest.attention.extend(int8_attentions!(amx_int8_kv));
         } else {
             println!("not run: amx kernels, this processor has no AMX or the system does not let it be used");
         }

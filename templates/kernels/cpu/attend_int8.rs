@@ -10,10 +10,11 @@ use std::ops::Range;
 use rt::memory::Lines;
 
 use super::{
-    look::{score, sum_values, weigh},
+    look::{score, sum_values},
     merge::merge,
     store::{Cell, SCALE, parts},
     strip::{Past, RANGE, TILE, found_len},
+    weigh::weigh,
 };
 
 /// Rows whose scores are kept at once.

@@ -1,10 +1,6 @@
-//! Products of rows of sixteen bits and codes of eight, and the weights between them, in plain Rust.
-
-use std::ops::Range;
+//! Products of rows of sixteen bits and codes of eight, in plain Rust.
 
 use super::{
-    activation::exp,
-    attend::{STEPS, TINY},
     store::Cell,
     strip::{RANGE, TILE},
 };
@@ -23,35 +19,6 @@ pub fn score<const CHANNELS: usize, const BLOCK: usize>(
             scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = sum as f32);
         }
     }
-}
-
-/// scores ← exp(scores - their largest) at the positions seen and 0 at the others, where a score times `unit` and the scale of
-/// its key is one; `weights` ← those times the scales of values, as whole numbers of steps. The largest score and the sum of
-/// the weights, and the step.
-pub fn weigh(
-    scores: &mut [f32],
-    [keys, values]: [&[f32]; 2],
-    unit: f32,
-    seen: Range<usize>,
-    weights: &mut [i16],
-) -> ([f32; 2], f32) {
-    let mut largest = f32::MIN;
-    for position in seen.clone() {
-        scores[position] *= keys[position] * unit;
-        largest = largest.max(scores[position]);
-    }
-    let (mut sum, mut most) = (0.0, 0.0f32);
-    for (position, score) in scores.iter_mut().enumerate() {
-        let weight = if seen.contains(&position) { exp(*score - largest) } else { 0.0 };
-        sum += weight;
-        *score = if seen.contains(&position) { weight * values[position] } else { 0.0 };
-        most = most.max(*score);
-    }
-    let inverse = if most < TINY { 0.0 } else { STEPS / most };
-    for (weight, scaled) in weights.iter_mut().zip(scores) {
-        *weight = (*scaled * inverse).round_ties_even() as i16;
-    }
-    ([largest, sum], most / STEPS)
 }
 
 /// `sums[r · CHANNELS + c] = Σ weights[r · RANGE + p] · channel c of value p of the blocks`.

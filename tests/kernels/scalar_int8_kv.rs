@@ -10,3 +10,5 @@ pub(super) use super::{
 pub mod attend;
 #[path = "../../templates/kernels/cpu/scalar/look_int8.rs"]
 pub mod look;
+#[path = "../../templates/kernels/cpu/scalar/weigh_int8.rs"]
+pub mod weigh;

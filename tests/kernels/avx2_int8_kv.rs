@@ -9,3 +9,5 @@ pub(super) use super::{
 pub mod attend;
 #[path = "../../templates/kernels/cpu/avx2/look_int8.rs"]
 pub mod look;
+#[path = "../../templates/kernels/cpu/avx2/weigh_int8.rs"]
+pub mod weigh;

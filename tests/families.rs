@@ -372,8 +372,29 @@ fn quickstart_with_keys_and_values_in_int8() {
         name: "family-quickstart-int8-kv",
         model: Origin::Copied("quickstart"),
         spec: "\
+weights: bf16
 kv: int8
 target: { cpu: { isa: native, threads: 2, memory: 1GiB } }
+traffic:
+  arrivals: { poisson: 1 }
+  concurrency: 5
+  prompt: { p50: 50, p99: 99, max: 300 }
+  output: { p50: 9, p99: 17, max: 51 }
+tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
+",
+        by_hand: &[],
+    });
+}
+
+#[test]
+fn quickstart_with_keys_and_values_in_int8_without_tiles() {
+    prove(&Row {
+        name: "family-quickstart-int8-kv-avx2",
+        model: Origin::Copied("quickstart"),
+        spec: "\
+weights: bf16
+kv: int8
+target: { cpu: { isa: avx2, threads: 2, memory: 1GiB } }
 traffic:
   arrivals: { poisson: 1 }
   concurrency: 5
@@ -405,13 +426,12 @@ tolerance: { logprob_p99: 1.0, same_top: 0.6, kl_mean: 0.2 }
 }
 
 #[test]
-fn quickstart_in_int8_beside_a_head_in_bf16_with_keys_and_values_in_int8() {
+fn quickstart_in_int8_beside_a_head_in_bf16() {
     prove(&Row {
         name: "family-quickstart-int8-bf16",
         model: Origin::Copied("quickstart"),
         spec: "\
 weights: { layers: int8, head: bf16 }
-kv: int8
 target: { cpu: { isa: avx2, threads: 2, memory: 1GiB } }
 traffic:
   arrivals: { poisson: 1 }
@@ -426,13 +446,12 @@ tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
 }
 
 #[test]
-fn odd_sizes_all_in_int8_on_any_processor() {
+fn odd_sizes_in_int8_on_any_processor() {
     prove(&Row {
         name: "family-odd-int8",
         model: Origin::Odd,
         spec: "\
 weights: int8
-kv: int8
 target: { cpu: { isa: scalar, threads: 2, memory: 1GiB } }
 traffic:
   arrivals: { poisson: 1 }

@@ -15,7 +15,6 @@ use synth::{
     mechanism::{Cost, Fit, Guarantee, Mechanism},
     planner::{self, Answer},
     target::Isa,
-    workload::Precision,
 };
 use templates::CATALOGUE;
 

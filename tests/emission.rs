@@ -111,8 +111,8 @@ fn every_family_emits_for_every_instruction_set_and_number_format_and_is_fit_to_
         "weights: int8\ntolerance: { logprob_p99: 0.5 }\n",
         "weights: { layers: int8, head: STORED }\ntolerance: { logprob_p99: 0.5 }\n",
         "weights: { layers: int4, head: int8 }\ntolerance: { logprob_p99: 0.5 }\n",
-        "weights: bf16\nkv: bf16\ntolerance: { logprob_p99: 0.5 }\n",
-        "weights: bf16\nkv: int8\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: STORED\nkv: bf16\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: STORED\nkv: int8\ntolerance: { logprob_p99: 0.5 }\n",
     ];
     let odd = Scratch::new("odd");
     odd_model(odd.path());

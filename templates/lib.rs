@@ -17,6 +17,7 @@ mod int8_weights;
 mod kernels;
 mod paged_kv;
 mod paged_kv_bf16;
+mod paged_kv_int8;
 mod prefix_cache;
 mod rounded;
 mod sampling;
@@ -41,6 +42,7 @@ pub const CATALOGUE: Catalogue = Catalogue {
         &scalar_kernels::ScalarKernels,
         &paged_kv::PagedKv,
         &paged_kv_bf16::PagedKvBf16,
+        &paged_kv_int8::PagedKvInt8,
         &continuous_batching::ContinuousBatching,
         &prefix_cache::PrefixCache,
         &sampling::Sampling,

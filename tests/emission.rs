@@ -108,13 +108,15 @@ fn set(plan: &mut Plan, axis: Axis, knob: &str, value: u64) {
 
 #[test]
 fn every_family_emits_for_every_instruction_set_and_number_format_and_is_fit_to_be_read() {
-    const MORE: [&str; 6] = [
+    const MORE: [&str; 8] = [
         "",
         "weights: f32\n",
         "weights: bf16\ntolerance: { logprob_p99: 0.5 }\n",
         "weights: int8\ntolerance: { logprob_p99: 0.5 }\n",
         "weights: { layers: int8, head: STORED }\ntolerance: { logprob_p99: 0.5 }\n",
         "weights: { layers: int4, head: int8 }\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: STORED\nkv: bf16\ntolerance: { logprob_p99: 0.5 }\n",
+        "weights: STORED\nkv: int8\ntolerance: { logprob_p99: 0.5 }\n",
     ];
     let odd = Scratch::new("odd");
     odd_model(odd.path());

@@ -6,13 +6,16 @@
 mod amx;
 mod amx_int4;
 mod amx_int8;
+mod amx_int8_kv;
 mod avx2;
 mod avx2_bf16;
 mod avx2_codes;
+mod avx2_int8_kv;
 mod avx512;
 mod avx512_bf16;
 mod avx512_codes;
 mod avx512_dot;
+mod avx512_int8_kv;
 #[path = "../templates/kernels/cpu/avx512/operand_int8.rs"]
 mod avx512_operand_int8;
 #[path = "../templates/kernels/cpu/avx512/operand_bf16.rs"]
@@ -24,10 +27,13 @@ mod operand_int8;
 mod scalar;
 mod scalar_bf16;
 mod scalar_codes;
+mod scalar_int8_kv;
 #[path = "../templates/kernels/cpu/store_bf16.rs"]
 mod store_bf16;
 #[path = "../templates/kernels/cpu/store_f32.rs"]
 mod store_f32;
+#[path = "../templates/kernels/cpu/store_int8.rs"]
+mod store_int8;
 #[path = "../templates/kernels/cpu/strip.rs"]
 mod strip;
 mod table;
@@ -284,11 +290,17 @@ impl Call {
 
     /// Softmax attention of a row in f64, and how far the kernel may be from it.
     fn truth(&self, shape: &Attention, row: usize) -> Vec<(f64, f64)> {
-        let past = &self.past.rows[self.seen(row)];
-        let stored = |x: &f32| f64::from((shape.stored)(*x));
-        let terms = |key: &[f32]| -> Vec<f64> {
-            self.queries[row].iter().zip(key).map(|(q, k)| f64::from(*q) * stored(k)).collect()
+        let stored = |row: &Vec<f32>| -> Vec<f64> {
+            let mut row = row.clone();
+            (shape.stored)(&mut row);
+            row.into_iter().map(f64::from).collect()
         };
+        let largest = |row: &[f64]| row.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        let seen = self.seen(row);
+        let past: Vec<[Vec<f64>; 2]> =
+            self.past.rows[seen.clone()].iter().map(|it| it.each_ref().map(stored)).collect();
+        let query: Vec<f64> = self.queries[row].iter().map(|q| f64::from(*q)).collect();
+        let terms = |key: &[f64]| -> Vec<f64> { query.iter().zip(key).map(|(q, k)| q * k).collect() };
         let scores: Vec<f64> = past.iter().map(|[key, _]| terms(key).iter().sum()).collect();
         let magnitude =
             past.iter().map(|[key, _]| terms(key).iter().map(|t| t.abs()).sum()).fold(0.0, f64::max);
@@ -298,14 +310,26 @@ impl Call {
         let n = past.len() as f64;
         // A score is off by its dot product, channel by channel, and by its difference from the largest; a weight by both,
         // by `exp`, by two sums, and by two products for each range.
-        let of_scores = 2.0 * (shape.rounding + (shape.head_dim as f64 + 2.0) * HALF_ULP) * magnitude;
+        let of_keys = past.iter().map(|[key, _]| key.iter().map(|k| k.abs()).sum()).fold(0.0, f64::max);
+        let of_scores = 2.0 * (shape.rounding + (shape.head_dim as f64 + 2.0) * HALF_ULP) * magnitude
+            + 2.0 * shape.step * largest(&query) * of_keys;
         let relative = of_scores.exp_m1() + shape.rounding + HALF_ULP * (2.0 * n + 24.0);
+        // A step of a range is that of its largest weighted value; each position is off by half of it, code by code.
+        let mut steps = vec![0.0; shape.head_dim];
+        let ranges = seen.clone().zip(weights.iter().zip(&past)).collect::<Vec<_>>();
+        for range in ranges.chunk_by(|(a, _), (b, _)| a / strip::RANGE == b / strip::RANGE) {
+            let weighted = |(weight, [_, value]): &(&f64, &[Vec<f64>; 2])| *weight / total * largest(value);
+            let most = range.iter().map(|(_, it)| weighted(it)).fold(0.0, f64::max);
+            for (_, (_, [_, value])) in range {
+                let unit = shape.step * most / largest(value).max(f64::MIN_POSITIVE);
+                steps.iter_mut().zip(value).for_each(|(step, value)| *step += unit * value.abs());
+            }
+        }
         (0..shape.head_dim)
             .map(|d| {
-                let terms = || {
-                    weights.iter().zip(past).map(|(weight, [_, value])| weight / total * stored(&value[d]))
-                };
-                (terms().sum(), relative * terms().map(f64::abs).sum::<f64>())
+                let terms =
+                    || weights.iter().zip(&past).map(|(weight, [_, value])| weight / total * value[d]);
+                (terms().sum(), relative * terms().map(f64::abs).sum::<f64>() + steps[d] * (1.0 + relative))
             })
             .collect()
     }
@@ -376,6 +400,24 @@ fn attention_depends_on_the_attended_rows_alone() {
                 }
                 let other = other.run(shape, 64, Spread::Apart);
                 assert_eq!(other, out, "{}: {shape:?}, {rows:?}: something else is read", isa.name);
+            }
+        }
+    }
+}
+
+/// Their products are whole numbers, and what is between them has one order.
+#[test]
+fn attention_over_codes_is_the_same_bits_in_tiles_and_in_vectors() {
+    for isa in isas() {
+        let over_codes = || isa.attention.iter().filter(|it| it.name == "store_int8");
+        for shape in over_codes() {
+            let same = over_codes()
+                .find(|it| (it.head_dim, it.block) == (shape.head_dim, shape.block))
+                .expect("it is itself");
+            for (n_positions, rows) in STEPS {
+                let call = Call::new(shape, n_positions, rows, 7, 2);
+                let [found, expected] = [shape, same].map(|it| call.run(it, 64, Spread::Together));
+                assert!(found == expected, "{}: {shape:?}, {rows:?} of {n_positions}", isa.name);
             }
         }
     }

@@ -3,13 +3,14 @@
 use std::{fs, path::Path, time::Duration};
 
 use synth::{
+    axis::Axis,
     calibration::{self, Calibration, Candidate, Divergence, Measured},
-    held::{Format, Held},
+    held::{Format, Held, ROW},
     mechanism::{Fit, Job},
     model::{Dtype, Model},
-    planner,
+    planner::{self, PlanningError},
     target::Isa,
-    workload::Workload,
+    workload::{Precision, Workload},
 };
 use templates::CATALOGUE;
 
@@ -32,13 +33,17 @@ api: [completions]
 
 const BOUNDED: &str = "tolerance: { kl_mean: 0.01, same_top: 0.9, logprob_p99: 0.5 }\n";
 
-/// A calibration in which a candidate diverges as `kl` says.
+/// A calibration in which a candidate diverges as `kl` says, whatever a plan may ask of keys and values.
 pub fn calibration(model: &Model, kl: impl Fn(&Candidate) -> f64) -> Calibration {
     let measured = |candidate: Candidate| {
         let kl_mean = kl(&candidate);
         let divergence = Divergence { kl_mean, kl_p999: kl_mean, same_top: 1.0, logprob_p99: 0.0 };
         Measured { candidate, divergence, perplexity_ratio: 1.0 }
     };
+    let mut candidates = calibration::candidates(model);
+    let beside = [&candidates[..], &[Candidate::of(Held::as_stored(model))]].concat();
+    let kept = [Precision::Bf16, Precision::Int8];
+    candidates.extend(kept.into_iter().flat_map(|kv| beside.iter().map(move |it| Candidate { kv, ..*it })));
     Calibration {
         version: calibration::VERSION,
         model: String::new(),
@@ -46,7 +51,7 @@ pub fn calibration(model: &Model, kl: impl Fn(&Candidate) -> f64) -> Calibration
         from_samples: false,
         positions: 1,
         held_out_positions: 1,
-        measured: calibration::candidates(model).into_iter().map(measured).collect(),
+        measured: candidates.into_iter().map(measured).collect(),
     }
 }
 
@@ -163,6 +168,79 @@ fn a_checkpoint_of_f32_is_rounded_to_bf16_where_that_was_measured_to_be_allowed(
     assert_eq!(chosen(BOUNDED, None), Held::all(Format::F32));
     assert_eq!(chosen("", Some(&near)), Held::all(Format::F32));
     assert_eq!(chosen(&format!("weights: f32\n{BOUNDED}"), Some(&near)), Held::all(Format::F32));
+}
+
+#[test]
+fn keys_and_values_take_the_fewest_bits_that_were_measured_to_be_allowed() {
+    let model = model("quickstart");
+    let kept = |more: &str, loses: &dyn Fn(Precision) -> f64| {
+        let text = SPEC.replace("MODEL", &model.folder.display().to_string()) + BOUNDED + more;
+        let workload =
+            Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
+        let calibration = calibration(&model, |candidate| loses(candidate.kv));
+        let job = Job {
+            workload: &workload,
+            model: &model,
+            isa: Isa::Avx2,
+            calibration: Some(&calibration),
+            held: None,
+            rate: None,
+            kv: None,
+        };
+        planner::plan(&job, "0", None, CATALOGUE.mechanisms)
+            .map(|plan| planner::kv(&plan, CATALOGUE.mechanisms).expect("a plan keeps keys and values"))
+            .map_err(|error| error.to_string())
+    };
+    // What int8 loses, then what bf16 loses; 0.01 is allowed.
+    for (int8, bf16, expected) in [
+        (0.009, 0.009, Precision::Int8),
+        (0.011, 0.009, Precision::Bf16),
+        (0.011, 0.011, Precision::F32),
+        (f64::NAN, f64::NAN, Precision::F32),
+    ] {
+        let loses = |kv| match kv {
+            Precision::Int8 => int8,
+            Precision::Bf16 => bf16,
+            _ => 0.0,
+        };
+        assert_eq!(kept("weights: bf16\n", &loses), Ok(expected), "{int8} {bf16}");
+        assert_eq!(kept("weights: bf16\nkv: f32\n", &loses), Ok(Precision::F32));
+        let asked = kept("weights: bf16\nkv: int8\n", &loses);
+        if int8 < 0.01 {
+            assert_eq!(asked, Ok(Precision::Int8));
+        } else {
+            let why = asked.expect_err("it loses too much");
+            let expected = "keys and values are rounded to int8: mean KL divergence is";
+            assert!(why.contains(expected) && why.contains("at most 1.00e-2 is allowed"), "{why}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_asks_for_what_was_not_measured_and_then_takes_it() {
+    let model = model("quickstart");
+    let text = SPEC.replace("MODEL", &model.folder.display().to_string()) + BOUNDED + "weights: int8\n";
+    let workload = Workload::parse(Path::new("spec.yaml"), &text).unwrap_or_else(|errors| panic!("{errors}"));
+    let mut calibration = calibration(&model, |_| 0.0);
+    let whole = std::mem::take(&mut calibration.measured);
+    calibration.measured = whole.iter().filter(|it| it.candidate.kv == Precision::F32).copied().collect();
+    let plan = |calibration: &Calibration| {
+        let (workload, model, calibration) = (&workload, &model, Some(calibration));
+        let job = Job { workload, model, isa: Isa::Avx2, calibration, held: None, rate: None, kv: None };
+        planner::plan(&job, "0", None, CATALOGUE.mechanisms)
+    };
+    let Err(PlanningError::Unmeasured { axis: Axis::Kv, candidates }) = plan(&calibration) else {
+        panic!("keys and values were not measured");
+    };
+    // The weights that the plan takes, and no others.
+    let held = Held::all(Format::Int8(ROW));
+    let beside = [Precision::Bf16, Precision::Int8].map(|kv| Candidate { kv, ..Candidate::of(held) });
+    assert_eq!(candidates, beside);
+    let asked = whole.iter().filter(|it| beside.contains(&it.candidate));
+    calibration.measured.extend(asked);
+    let plan = plan(&calibration).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(planner::kv(&plan, CATALOGUE.mechanisms), Some(Precision::Int8));
+    assert!(calibration.is_of("", "", &calibration::candidates(&model)));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The version of the format, and of the arithmetic behind the numbers. A reader refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Longest file that is read, bytes.
 const MAX_BYTES: u64 = 256 << 10;
@@ -35,8 +35,9 @@ pub struct Candidate {
     pub held: Held,
     /// Whether bf16 matrices multiply activations that are rounded to bf16; else activations keep f32.
     pub bf16_activations: bool,
-    /// Whether keys, values, queries and the weights of attention are rounded to bf16; else they keep f32.
-    pub bf16_kv: bool,
+    /// How keys and values are kept: in f32 nothing of attention is rounded, in bf16 queries and the weights of attention
+    /// are rounded likewise, in int8 keys and values are codes with a scale for each position and head.
+    pub kv: Precision,
 }
 
 /// How far a candidate is from the model, over positions where both read the same text.
@@ -125,9 +126,10 @@ pub fn is_needed(workload: &Workload) -> bool {
     workload.tolerance != Tolerance::Exact
 }
 
-/// What is worth measuring of a model: each precision in the groups worth trying, beside the heads worth trying.
+/// What is worth measuring of a model: each precision in the groups worth trying, beside the heads worth trying. What keys
+/// and values lose is measured beside the weights that a plan takes.
 pub fn candidates(model: &Model) -> Vec<Candidate> {
-    let plain = |held| Candidate { held, bf16_activations: false, bf16_kv: false };
+    let plain = Candidate::of;
     let bf16 = Held::all(Format::Bf16);
     let stored = Held::as_stored(model);
     let mut candidates = Vec::new();
@@ -135,8 +137,6 @@ pub fn candidates(model: &Model) -> Vec<Candidate> {
         candidates.push(plain(bf16));
     }
     candidates.push(Candidate { bf16_activations: true, ..plain(bf16) });
-    candidates.push(Candidate { bf16_kv: true, ..plain(stored) });
-    candidates.push(Candidate { bf16_activations: true, bf16_kv: true, held: bf16 });
     let with = |layers, head| plain(Held { layers, head });
     candidates.extend(INT8_GROUPS.map(|group| plain(Held::all(Format::Int8(group)))));
     let int8 = Format::Int8(HEAD_GROUP);
@@ -146,15 +146,13 @@ pub fn candidates(model: &Model) -> Vec<Candidate> {
     candidates.push(with(finest, stored.head));
     candidates.push(plain(Held::all(usual)));
     candidates.push(plain(Held::all(finest)));
-    candidates.push(Candidate { bf16_kv: true, ..plain(Held::all(int8)) });
-    candidates.push(Candidate { bf16_kv: true, ..with(finest, int8) });
     candidates
 }
 
 impl Candidate {
     /// Only weights are rounded, and what their kernels round.
     pub fn of(held: Held) -> Candidate {
-        Candidate { held, bf16_activations: false, bf16_kv: false }
+        Candidate { held, bf16_activations: false, kv: Precision::F32 }
     }
 }
 
@@ -354,7 +352,7 @@ mod tests {
                 // The smallest rows of a test model are shorter than a group.
                 assert!(
                     candidate.bf16_activations
-                        || candidate.bf16_kv
+                        || candidate.kv != Precision::F32
                         || candidate.held != Held::as_stored(&model)
                 );
             }

@@ -59,11 +59,11 @@ pub fn max_positions(workload: &Workload) -> usize {
     workload.traffic.prompt.max + workload.traffic.output.max
 }
 
-/// The smallest format that keys and values can have: as asked, f32 for exact tokens, else bf16.
+/// The smallest format that keys and values can have: as asked, f32 for exact tokens, else int8.
 pub fn least_kv(workload: &Workload) -> Precision {
     workload.kv.unwrap_or(match workload.tolerance {
         Tolerance::Exact => Precision::F32,
-        Tolerance::Bounded { .. } => Precision::Bf16,
+        Tolerance::Bounded { .. } => Precision::Int8,
     })
 }
 
@@ -124,14 +124,20 @@ pub fn check(workload: &Workload, model: &Model, machine: &MachineFacts) -> Vec<
     errors
 }
 
-/// Bytes of keys and values of one position, all layers.
+/// Bytes of keys and values of one position, all layers, their scales included.
 pub fn kv_bytes_per_position(model: &Model, kv: Precision) -> u64 {
-    (model.dims.layers * 2 * model.dims.kv_heads * channels(model, kv)) as u64 * kv.bits() / 8
+    let scale = if kv >= Precision::Int8 { size_of::<f32>() } else { 0 };
+    let head = channels(model, kv) as u64 * kv.bits() / 8 + scale as u64;
+    (model.dims.layers * 2 * model.dims.kv_heads) as u64 * head
 }
 
-/// Channels of a head in the cache: whole tiles, of sixteen in f32 and of thirty-two in bf16.
+/// Channels of a head in the cache: whole lines of f32, or whole depths of a tile: 64 bytes of bf16 or of codes.
 pub fn channels(model: &Model, kv: Precision) -> usize {
-    model.dims.head_dim.next_multiple_of(if kv == Precision::F32 { 16 } else { 32 })
+    model.dims.head_dim.next_multiple_of(match kv {
+        Precision::F32 => 16,
+        Precision::Bf16 => 32,
+        Precision::Int8 | Precision::Int4 => 64,
+    })
 }
 
 /// Positions that attend together: about 128 query rows of a key head, in whole KV blocks of `block` positions.
@@ -145,14 +151,18 @@ pub fn split_rows(workload: &Workload, model: &Model) -> usize {
     (16 * workload.target.threads).div_ceil(model.dims.kv_heads)
 }
 
-/// Cells that attention looks with: queries, scores of 64 rows over a range and what rows have found, for each thread; and
-/// what the rows of a small step have found, range by range.
+/// Cells that attention looks with: queries, scores of 64 rows over a range and what rows have found, for each thread, and
+/// beside codes the scales of a range and what 64 rows are rounded to; and what the rows of a small step have found, range
+/// by range.
 fn attention_cells(workload: &Workload, model: &Model, kv: Precision, block: usize) -> usize {
     const RANGE: usize = 512;
     const ROWS: usize = 64;
     let (channels, group) = (channels(model, kv), model.dims.group());
     let found = channels + 16;
-    let thread = strip(model, block) * group * (channels + found) + ROWS * (RANGE + found);
+    // Queries and weights of sixteen bits, and sums of thirty-two.
+    let rounded =
+        if kv >= Precision::Int8 { 2 * RANGE + ROWS * (channels / 2 + RANGE / 2 + channels) } else { 0 };
+    let thread = strip(model, block) * group * (channels + found) + ROWS * (RANGE + found) + rounded;
     let split =
         split_rows(workload, model) * model.dims.heads * max_positions(workload).div_ceil(RANGE) * found;
     workload.target.threads * thread + split
@@ -393,6 +403,9 @@ traffic:
         assert_eq!(plan.kv_bytes, 15 * 16 * 2 * 2 * 16 * 4);
         let bf16 = memory(&workload, &model, Held::as_stored(&model), Precision::Bf16, 32, 32, f32);
         assert_eq!(bf16.kv_bytes, 9 * 32 * 2 * 2 * 32 * 2);
+        // Of codes one of 64, and a scale of four bytes.
+        let int8 = memory(&workload, &model, Held::as_stored(&model), Precision::Int8, 64, 32);
+        assert_eq!(int8.kv_bytes, 6 * 64 * 2 * 2 * (64 + 4));
         assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
         for (block, rows) in [(1, 32), (16, 64), (64, 32)] {
             let other = memory(&workload, &model, Held::as_stored(&model), Precision::F32, block, rows, f32);
@@ -482,8 +495,14 @@ traffic:
                 "{found:#?}"
             );
         }
-        let bounded = "small\nweights: bf16\ntolerance: { kl_mean: 0.01 }";
-        assert_eq!(errors(&folder, "small", bounded), Vec::<String>::new());
+        for kv in ["bf16", "int8"] {
+            let found = errors(&folder, "small", &format!("small\nkv: {kv}"));
+            assert!(found[0].starts_with(&format!("2:5: kv: {kv} rounds keys and values")), "{found:#?}");
+        }
+        for rounded in ["weights: bf16", "kv: bf16", "kv: int8"] {
+            let bounded = format!("small\n{rounded}\ntolerance: {{ kl_mean: 0.01 }}");
+            assert_eq!(errors(&folder, "small", &bounded), Vec::<String>::new());
+        }
     }
 
     #[test]

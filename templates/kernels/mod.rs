@@ -36,6 +36,10 @@ pub struct Kernels {
     pub pair_f32: &'static str,
     /// The same, in bf16.
     pub pair_bf16: &'static str,
+    /// `score` and `sum_values`, over keys and values in codes. They need what products of codes need.
+    pub look_int8: &'static str,
+    /// `weigh`, between the two.
+    pub weigh_int8: &'static str,
     /// `rms_norm`
     pub norm: &'static str,
     /// `rotate`
@@ -120,6 +124,8 @@ macro_rules! kernels {
             merge: include_str!(concat!("../kernels/cpu/", $isa, "/merge.rs")),
             pair_f32: include_str!(concat!("../kernels/cpu/", $isa, "/pair_f32.rs")),
             pair_bf16: include_str!(concat!("../kernels/cpu/", $isa, "/pair_bf16.rs")),
+            look_int8: include_str!(concat!("../kernels/cpu/", $isa, "/look_int8.rs")),
+            weigh_int8: include_str!(concat!("../kernels/cpu/", $isa, "/weigh_int8.rs")),
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
             activation: include_str!(concat!("../kernels/cpu/", $isa, "/activation.rs")),
@@ -144,6 +150,7 @@ pub const AVX512_CODES: &[&str] = &["avx512f", "avx512bw", "avx512vnni"];
 #[template("kernels/cpu/mod.rs.tera")]
 struct KernelsFile {
     pair: bool,
+    look: bool,
     /// The constant that the layers' operands depend on.
     parameter: Option<&'static str>,
     codes: bool,
@@ -205,28 +212,35 @@ impl Kernels {
         let (layers, head) = (products[0], products.get(1));
         let products = || products.iter();
         let mut features = self.features.to_vec();
-        for feature in products().flat_map(|product| product.features) {
+        let cached = (site.memory.kv == Precision::Int8).then_some(&self.int8);
+        for feature in products().chain(cached).flat_map(|product| product.features) {
             if !features.contains(feature) {
                 features.push(feature);
             }
         }
         let tiles = products().any(|product| product.tiles);
-        // Tiles multiply bf16; all else is computed in f32, as which keys and values are read.
-        let (store, attend, pair) = match site.memory.kv {
-            Precision::F32 => (include_str!("cpu/store_f32.rs"), self.attend, Some(self.pair_f32)),
+        // Tiles multiply bf16 and codes; all else is computed in f32, as which keys and values are read.
+        let (store, attend, pair, look) = match site.memory.kv {
+            Precision::F32 => (include_str!("cpu/store_f32.rs"), self.attend, Some(self.pair_f32), None),
             Precision::Bf16 if tiles => {
-                (include_str!("cpu/store_bf16.rs"), include_str!("cpu/amx/attend.rs"), None)
+                (include_str!("cpu/store_bf16.rs"), include_str!("cpu/amx/attend.rs"), None, None)
             }
-            Precision::Bf16 => (include_str!("cpu/store_bf16.rs"), self.attend, Some(self.pair_bf16)),
-            format @ (Precision::Int8 | Precision::Int4) => {
+            Precision::Bf16 => (include_str!("cpu/store_bf16.rs"), self.attend, Some(self.pair_bf16), None),
+            Precision::Int8 => {
+                let (store, attend) = (include_str!("cpu/store_int8.rs"), include_str!("cpu/attend_int8.rs"));
+                let look = if tiles { include_str!("cpu/amx/look_int8.rs") } else { self.look_int8 };
+                (store, attend, None, Some(look))
+            }
+            Precision::Int4 => {
                 return Err(EmitError::Conflict {
                     mechanism: "paged_kv",
-                    why: format!("no kernels read keys and values in {}", format.name()),
+                    why: "no kernels read keys and values in int4".to_owned(),
                 });
             }
         };
         let driver = KernelsFile {
             pair: pair.is_some(),
+            look: look.is_some(),
             parameter: layers.parameter(held.layers, GROUP),
             codes: is_codes(held.layers),
             dots: layers.dots.is_some(),
@@ -251,6 +265,15 @@ impl Kernels {
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
         ];
         parts.extend(pair.map(|text| Part::Source { path: "src/kernels/pair.rs", text }));
+        if let Some(look) = look {
+            parts.extend([
+                Part::Source { path: "src/kernels/look.rs", text: look },
+                Part::Source { path: "src/kernels/weigh.rs", text: self.weigh_int8 },
+            ]);
+            if tiles {
+                parts.push(Part::Source { path: "src/kernels/look_few.rs", text: self.look_int8 });
+            }
+        }
         parts.extend(layers.dots.map(|text| Part::Source { path: "src/kernels/dots.rs", text }));
         parts.extend(layers.few_rows.map(|text| Part::Source { path: "src/kernels/few_rows.rs", text }));
         if let Some(product) = head {

@@ -11,12 +11,16 @@ mod amx;
 mod amx_int4;
 #[path = "../kernels/amx_int8.rs"]
 mod amx_int8;
+#[path = "../kernels/amx_int8_kv.rs"]
+mod amx_int8_kv;
 #[path = "../kernels/avx2.rs"]
 mod avx2;
 #[path = "../kernels/avx2_bf16.rs"]
 mod avx2_bf16;
 #[path = "../kernels/avx2_codes.rs"]
 mod avx2_codes;
+#[path = "../kernels/avx2_int8_kv.rs"]
+mod avx2_int8_kv;
 #[path = "../kernels/avx512.rs"]
 mod avx512;
 #[path = "../kernels/avx512_bf16.rs"]
@@ -25,6 +29,8 @@ mod avx512_bf16;
 mod avx512_codes;
 #[path = "../kernels/avx512_dot.rs"]
 mod avx512_dot;
+#[path = "../kernels/avx512_int8_kv.rs"]
+mod avx512_int8_kv;
 #[path = "../../templates/kernels/cpu/avx512/operand_int8.rs"]
 mod avx512_operand_int8;
 #[path = "../../templates/kernels/cpu/avx512/operand_bf16.rs"]
@@ -39,12 +45,17 @@ mod scalar;
 mod scalar_bf16;
 #[path = "../kernels/scalar_codes.rs"]
 mod scalar_codes;
+#[path = "../kernels/scalar_int8_kv.rs"]
+mod scalar_int8_kv;
 #[path = "../../templates/kernels/cpu/store_bf16.rs"]
 #[expect(dead_code, reason = "the cache holds one number here")]
 mod store_bf16;
 #[path = "../../templates/kernels/cpu/store_f32.rs"]
 #[expect(dead_code, reason = "the cache holds one number here")]
 mod store_f32;
+#[path = "../../templates/kernels/cpu/store_int8.rs"]
+#[expect(dead_code, reason = "the cache holds one number here")]
+mod store_int8;
 #[path = "../../templates/kernels/cpu/strip.rs"]
 mod strip;
 #[path = "../kernels/tuned.rs"]
@@ -110,7 +121,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Keys and values of two query heads to a key head of 128, eight key heads, in blocks of 32: more than a cache holds, and
+/// Keys and values of two query heads to a key head of 128, eight key heads, in blocks of 64: more than a cache holds, and
 /// handed out in turn.
 struct Cache<T> {
     keys: Lines<T>,
@@ -118,23 +129,25 @@ struct Cache<T> {
     /// The blocks, in no order of theirs.
     blocks: Vec<u32>,
     next: Cell<usize>,
+    n_cells: usize,
 }
 
 const N_HEADS: usize = 8;
 const GROUP: usize = 2;
 const CHANNELS: usize = 128;
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
 
 impl<T: Copy + Default> Cache<T> {
-    fn new(value: T) -> Self {
-        let n_blocks = BYTES / 2 / size_of::<T>() / (N_HEADS * BLOCK * CHANNELS);
+    /// Where a position of a head has so many cells.
+    fn new(value: T, n_cells: usize) -> Self {
+        let n_blocks = BYTES / 2 / size_of::<T>() / (N_HEADS * BLOCK * n_cells);
         let cells = || {
-            let mut cells = Lines::new(n_blocks * N_HEADS * BLOCK * CHANNELS);
+            let mut cells = Lines::new(n_blocks * N_HEADS * BLOCK * n_cells);
             cells.fill(value);
             cells
         };
         let blocks = (0..n_blocks as u32).rev().collect();
-        Self { keys: cells(), values: cells(), blocks, next: Cell::new(0) }
+        Self { keys: cells(), values: cells(), blocks, next: Cell::new(0), n_cells }
     }
 
     /// The blocks of a sequence that was last read a whole cache ago.
@@ -219,7 +232,7 @@ macro_rules! attentions {
                 });
             };
             let name = format!("{} attention, 1 row of {n_positions}, cache from memory", stringify!($isa));
-            let bytes = 2 * n_positions * N_HEADS * CHANNELS * size_of_val(&cache.keys[0]);
+            let bytes = 2 * n_positions * N_HEADS * cache.n_cells * size_of_val(&cache.keys[0]);
             rows.push(Row::new(name, Ceiling::Read, bytes, run));
         }
         for (n_rows, n_positions) in [(512, 512), (64, 4096)] {
@@ -357,8 +370,10 @@ fn main() {
         Err(error) => return println!("no probe: {error}"),
     };
     let pool = Pool::new(n_threads);
-    let f32_cache = &Cache::new(0.01f32);
-    let bf16_cache = &Cache::new(bf16::from_f32(0.01).to_bits());
+    let f32_cache = &Cache::new(0.01f32, CHANNELS);
+    let bf16_cache = &Cache::new(bf16::from_f32(0.01).to_bits(), CHANNELS);
+    // Four cells of this are a scale of 0.01 too.
+    let int8_cache = &Cache::new(BYTE.cast_signed(), CHANNELS + store_int8::SCALE);
     let mut map = MmapMut::map_anon(BYTES).expect("memory");
     map.advise(Advice::HugePage).ok();
     map.fill(BYTE);
@@ -381,6 +396,7 @@ fn main() {
     rows.extend(products!(scalar_codes::matmul_int4, 64; int4s.1, &pool));
     rows.extend(attentions!(scalar, f32_cache, &pool));
     rows.extend(attentions!(scalar_bf16, bf16_cache, &pool));
+    rows.extend(attentions!(scalar_int8_kv, int8_cache, &pool));
     rows.extend(others!(scalar));
     if machine.isas.contains(&Isa::Avx2) {
         rows.extend(products!(avx2::matmul_bf16; bf16s, &pool));
@@ -389,6 +405,7 @@ fn main() {
         rows.extend(products!(avx2_codes::matmul_int4, 64; int4s.1, &pool));
         rows.extend(attentions!(avx2, f32_cache, &pool));
         rows.extend(attentions!(avx2_bf16, bf16_cache, &pool));
+        rows.extend(attentions!(avx2_int8_kv, int8_cache, &pool));
         rows.extend(others!(avx2));
     }
     if machine.isas.contains(&Isa::Avx512) {
@@ -399,10 +416,12 @@ fn main() {
         rows.extend(products!(avx512_codes::matmul_int4, 64; int4s.1, &pool));
         rows.extend(attentions!(avx512, f32_cache, &pool));
         rows.extend(attentions!(avx512_bf16, bf16_cache, &pool));
+        rows.extend(attentions!(avx512_int8_kv, int8_cache, &pool));
         rows.extend(others!(avx512));
     }
     if amx::tiles::allowed() {
         rows.extend(attentions!(amx, bf16_cache, &pool));
+        rows.extend(attentions!(amx_int8_kv, int8_cache, &pool));
         rows.extend(products!(amx::matmul_bf16, 1; bf16s, &pool));
         rows.extend(products!(amx::matmul_bf16, 3; bf16s, &pool));
         rows.extend(products!(amx_int8::matmul_int8, 64; int8s.0, &pool));

@@ -12,9 +12,9 @@ use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use synth::image::Layout;
 
 use super::{
-    amx, amx_int4, amx_int8, avx2, avx2_bf16, avx2_codes, avx512, avx512_bf16, avx512_codes, avx512_dot,
-    avx512_operand_int8, operand_bf16, operand_f32, operand_int8, scalar, scalar_bf16, scalar_codes,
-    store_bf16, store_f32, strip,
+    amx, amx_int4, amx_int8, amx_int8_kv, avx2, avx2_bf16, avx2_codes, avx2_int8_kv, avx512, avx512_bf16,
+    avx512_codes, avx512_dot, avx512_int8_kv, avx512_operand_int8, operand_bf16, operand_f32, operand_int8,
+    scalar, scalar_bf16, scalar_codes, scalar_int8_kv, store_bf16, store_f32, store_int8, strip,
 };
 
 /// The cells of some panels: rows `x` of K, a matrix of weights, and which of its panels.
@@ -94,10 +94,12 @@ pub struct Attention {
     pub head_dim: usize,
     pub block: usize,
     pub run: Attend,
-    /// What a channel of a key or value is in the cache.
-    pub stored: fn(f32) -> f32,
+    /// What a key or value is once it is in the cache.
+    pub stored: fn(&mut [f32]),
     /// Relative error of a query, and of a weight, before it is multiplied.
     pub rounding: f64,
+    /// Error of a query's channel, as a share of its largest; and of a position's weighted value likewise, in a range.
+    pub step: f64,
 }
 
 impl fmt::Debug for Attention {
@@ -194,19 +196,22 @@ type RoundedOperand<const K: usize> = operand_bf16::Operand<K, 1>;
 type WholeOperand<const K: usize> = operand_bf16::Operand<K, 3>;
 
 macro_rules! attentions {
-    ($isa:ident, $store:ident, $element:ty, $rounding:expr; $(($head_dim:literal $channels:literal $block:literal))*) => {
+    (
+        $isa:ident, $store:ident, $stale:expr, $stored:expr, $rounding:expr, $step:expr, $scale:expr;
+        $(($head_dim:literal $channels:literal $block:literal))*
+    ) => {
         vec![$(Attention {
             name: stringify!($store),
             head_dim: $head_dim,
             block: $block,
-            stored: |x| <$element as Number>::from_f32(x).to_f32(),
+            stored: $stored,
             rounding: $rounding,
+            step: $step,
             run: |queries, seen, past, n_rows, spread| {
                 type Cells = Vec<$store::Cell>;
-                let len = past.n_blocks * past.n_heads * $block * $channels;
-                let stale = <$element as Number>::from_f32(past.stale).cell();
-                let [mut keys, mut values]: [Cells; 2] = [vec![stale; len], vec![stale; len]];
-                let block_len = past.n_heads * $block * $channels;
+                let block_len = past.n_heads * $block * ($channels + $scale);
+                let stale: $store::Cell = $stale(past.stale);
+                let [mut keys, mut values]: [Cells; 2] = [(); 2].map(|()| vec![stale; past.n_blocks * block_len]);
                 for (position, [key, value]) in past.rows.iter().enumerate() {
                     let start = past.blocks[position / $block] as usize * block_len;
                     // The other heads hold what this one does not.
@@ -267,12 +272,27 @@ macro_rules! attentions {
 /// Attention over a cache in bf16, whose blocks are of 32 positions.
 macro_rules! bf16_attentions {
     ($isa:ident, $rounding:expr) => {
-        attentions!($isa, store_bf16, bf16, $rounding; (6 32 64) (24 32 32) (64 64 32) (80 96 64) (128 128 32))
+        attentions!(
+            $isa, store_bf16, |x| bf16::from_f32(x).to_bits(), quantise::round_bf16, $rounding, 0.0, 0;
+            (6 32 64) (24 32 32) (64 64 32) (80 96 64) (128 128 32)
+        )
+    };
+}
+
+/// Attention over a cache in int8, whose blocks are of 64 positions.
+macro_rules! int8_attentions {
+    ($isa:ident) => {
+        attentions!(
+            // Four cells of all bits are a scale that is no number, four of 0x7f the largest that is one.
+            $isa, store_int8, |x: f32| if x.is_nan() { -1 } else { 0x7f },
+            |row| quantise::round_activations(row, row.len(), row.len()), 0.0, 0.5 / 32767.0, store_int8::SCALE;
+            (6 64 64) (24 64 128) (80 128 64) (128 128 128)
+        )
     };
 }
 
 macro_rules! isa {
-    ($isa:ident, $bf16:ident) => {
+    ($isa:ident, $bf16:ident, $int8:ident) => {
         Isa {
             name: stringify!($isa),
             products: [
@@ -283,9 +303,10 @@ macro_rules! isa {
             .flatten()
             .collect(),
             attention: [
-                attentions!($isa, store_f32, f32, 0.0;
+                attentions!($isa, store_f32, |x| x, |_| (), 0.0, 0.0, 0;
                     (2 16 16) (6 16 64) (10 16 32) (16 16 16) (24 32 16) (40 48 16) (64 64 32) (80 80 64) (128 128 16)),
                 bf16_attentions!($bf16, 0.0),
+                int8_attentions!($int8),
             ]
             .into_iter()
             .flatten()
@@ -352,18 +373,9 @@ pub fn tuned() -> Vec<Tuned> {
 trait Number {
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
-    /// As the cache holds it.
-    fn cell(self) -> Self::Cell;
-    type Cell;
 }
 
 impl Number for f32 {
-    type Cell = f32;
-
-    fn cell(self) -> f32 {
-        self
-    }
-
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -374,12 +386,6 @@ impl Number for f32 {
 }
 
 impl Number for bf16 {
-    type Cell = u16;
-
-    fn cell(self) -> u16 {
-        self.to_bits()
-    }
-
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
     }
@@ -394,14 +400,14 @@ const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 
 /// The instruction sets that can run here; the others are named in the output.
 pub fn isas() -> Vec<Isa> {
-    let mut plain = isa!(scalar, scalar_bf16);
+    let mut plain = isa!(scalar, scalar_bf16, scalar_int8_kv);
     plain
         .products
         .extend(codes!(scalar_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256 65536));
     plain.products.extend(codes!(scalar_codes::matmul_int4, operand_int8, Int4, Int4Panels, INT4; 32 64 128));
     let mut isas = vec![plain];
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        let mut wide = isa!(avx2, avx2_bf16);
+        let mut wide = isa!(avx2, avx2_bf16, avx2_int8_kv);
         wide.products
             .extend(codes!(avx2_codes::matmul_int8, operand_int8, Int8, Int8Panels, INT8; 64 128 256 65536));
         wide.products
@@ -411,7 +417,7 @@ pub fn isas() -> Vec<Isa> {
         println!("not run: avx2 kernels, this processor has no AVX2 and FMA");
     }
     if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
-        let mut widest = isa!(avx512, avx512_bf16);
+        let mut widest = isa!(avx512, avx512_bf16, avx512_int8_kv);
         let dot = products!(
             avx512_dot::matmul_bf16_dot, RoundedOperand, bf16, Layout::Bf16Panels; 5.0, BF16_ROUNDING
         );
@@ -435,6 +441,7 @@ pub fn isas() -> Vec<Isa> {
                 codes!(amx_int4::matmul_int4, avx512_operand_int8, Int4, Int4Panels, INT4; 32 64 128),
             );
             widest.attention.extend(bf16_attentions!(amx, BF16_ROUNDING));
+            widest.attention.extend(int8_attentions!(amx_int8_kv));
         } else {
             println!("not run: amx kernels, this processor has no AMX or the system does not let it be used");
         }

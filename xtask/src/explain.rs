@@ -15,7 +15,6 @@ use synth::{
     held::{Format, Held},
     mechanism::{Cost, Fit, Guarantee},
     planner::{self, Answer},
-    workload::Precision,
 };
 use templates::CATALOGUE;
 
@@ -194,11 +193,7 @@ fn chosen(decided: &Decided) -> Candidate {
     let MemoryPlan { held, kv, .. } = decided.memory;
     let kernels = planner::on_axis(&decided.plan, Axis::Kernels, CATALOGUE.mechanisms);
     let rounds = kernels.is_some_and(|it| it.guarantee() == Guarantee::Bounded);
-    Candidate {
-        held,
-        bf16_activations: held.layers == Format::Bf16 && rounds,
-        bf16_kv: kv == Precision::Bf16,
-    }
+    Candidate { held, bf16_activations: held.layers == Format::Bf16 && rounds, kv }
 }
 
 /// How far what was counted may be from what was predicted before it is called off.
@@ -291,13 +286,13 @@ fn candidates(asked: &Asked, chosen: &Candidate, calibration: &Calibration, ui: 
         megabytes(stored)
     ));
     let row = |Measured { candidate, divergence, perplexity_ratio }: &Measured| {
-        let Candidate { held, bf16_activations, bf16_kv } = *candidate;
+        let Candidate { held, bf16_activations, kv } = *candidate;
         let products = match held.layers {
             Format::Int8(_) | Format::Int4(_) => "int8",
             Format::F32 | Format::Bf16 if bf16_activations => "bf16",
             Format::F32 | Format::Bf16 => "f32",
         };
-        let kv = if bf16_kv { "bf16" } else { "f32" };
+        let kv = kv.name();
         let broken = divergence.broken(asked.workload.tolerance);
         let is_chosen = candidate == chosen;
         let bounds: Vec<_> = broken.iter().map(|it| it.bound).collect();
@@ -356,7 +351,7 @@ mod tests {
             weights: 10_000_000,
             block: 16,
             kv_blocks: 640,
-            kv: Precision::F32,
+            kv: synth::workload::Precision::F32,
             kv_bytes,
             scratch,
             total: 10_000_000 + kv_bytes + scratch,

@@ -83,8 +83,9 @@ impl Layer {
         rotate_rows(&mut queries, config.n_heads, config.head_dim, first, frequencies);
         rotate_rows(&mut keys, config.n_kv_heads, config.head_dim, first, frequencies);
         let mut values = self.value.apply(&normed);
-        for operand in [&mut queries, &mut keys, &mut values] {
-            rounding.attention(operand);
+        rounding.attention(&mut queries);
+        for heads in [&mut keys, &mut values] {
+            rounding.kept(heads, config.head_dim);
         }
         cache.keys.extend(keys);
         cache.values.extend(values);

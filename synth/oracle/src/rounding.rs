@@ -18,7 +18,12 @@ pub trait Rounding: Send + Sync {
         let _ = (rows, n_in);
     }
 
-    /// Operands of attention: rotated queries, keys and values, and the weights that values are summed with.
+    /// Rotated keys, or values, of heads `head_dim` wide, before they are kept.
+    fn kept(&self, heads: &mut [f32], head_dim: usize) {
+        let _ = (heads, head_dim);
+    }
+
+    /// What keys and values are multiplied by: rotated queries, and the weights that values are summed with.
     fn attention(&self, x: &mut [f32]) {
         let _ = x;
     }

@@ -284,6 +284,12 @@ impl Rounding for Halving {
         }
     }
 
+    fn kept(&self, heads: &mut [f32], _: usize) {
+        if self.0 == "keys and values" {
+            heads.iter_mut().for_each(|x| *x *= 0.5);
+        }
+    }
+
     fn attention(&self, x: &mut [f32]) {
         if self.0 == "attention" {
             x.iter_mut().for_each(|x| *x *= 0.5);
@@ -302,7 +308,9 @@ fn what_is_rounded_is_what_is_computed_with() {
     let half: Vec<Vec<f32>> = exact.iter().map(|row| row.iter().map(|logit| logit * 0.5).collect()).collect();
     assert_eq!(halved("lm_head.weight"), half);
     assert_eq!(halved("head input"), half);
-    for what in ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "attention"] {
+    for what in
+        ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "keys and values", "attention"]
+    {
         assert_ne!(halved(what), exact, "{what}");
     }
     assert_eq!(halved("nothing"), exact);

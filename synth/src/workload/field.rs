@@ -62,7 +62,7 @@ pub(super) const METRICS: [&str; 8] =
 const PRECISIONS: [&str; 4] = ["f32", "bf16", "int8", "int4"];
 
 /// Those of them that keys and values may have.
-const CACHED: [&str; 2] = ["f32", "bf16"];
+const CACHED: [&str; 3] = ["f32", "bf16", "int8"];
 
 const TOKENS: Kind = Kind::Integer { min: 1, max: 1 << 20 };
 

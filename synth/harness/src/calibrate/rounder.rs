@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use oracle::Rounding;
 use synth::calibration::Candidate;
 use synth::held::Format;
+use synth::workload::Precision;
 
 use crate::quantise::{INT4, INT8, round_activations, round_bf16};
 
@@ -61,8 +62,18 @@ impl Rounding for Rounder {
         self.input(self.candidate.held.head, rows, n_in);
     }
 
+    fn kept(&self, heads: &mut [f32], head_dim: usize) {
+        match self.candidate.kv {
+            Precision::F32 => {}
+            Precision::Bf16 => round_bf16(heads),
+            // No cache holds fewer bits.
+            Precision::Int8 | Precision::Int4 => round_activations(heads, head_dim, head_dim),
+        }
+    }
+
+    /// Beside codes they keep sixteen bits, of which what is lost is far below what a code loses.
     fn attention(&self, x: &mut [f32]) {
-        if self.candidate.bf16_kv {
+        if self.candidate.kv == Precision::Bf16 {
             round_bf16(x);
         }
     }

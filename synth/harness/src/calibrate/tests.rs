@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use synth::calibration::{Calibration, Candidate, candidates};
 use synth::held::{Format, Held};
 use synth::model::Model;
+use synth::workload::Precision;
 
-use super::{CalibrateError, Text, Texts, calibrate, counted_once, fit, positions};
+use super::{CalibrateError, Text, Texts, calibrate, counted_once, extend, fit, positions};
 
 fn fixture(name: &str) -> Model {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name);
@@ -60,12 +61,16 @@ fn samples_are_read_where_there_are_two_and_tell_their_digest() {
 fn fewer_bits_are_further_from_the_model() {
     for name in ["qwen3", "llama_tied", "mistral"] {
         let model = fixture(name);
-        let calibration = calibrated(&model);
+        let mut calibration = calibrated(&model);
         assert!(calibration.is_of(
             &synth::calibration::model_digest(model.digests().expect("it is readable")),
             &Texts::new(&model, 1 << 20, Vec::new()).digest(),
             &candidates(&model)
         ));
+        let stored = Candidate::of(Held::as_stored(&model));
+        let kept = [Precision::Bf16, Precision::Int8].map(|kv| Candidate { kv, ..stored });
+        let texts = Texts::new(&model, 1 << 20, Vec::new());
+        extend(&mut calibration, &model, &texts, &kept, &|_, _| ()).expect("it is measured");
         let kl = |candidate: Candidate| {
             let measured = calibration.of(&candidate).unwrap_or_else(|| panic!("{name}: {candidate:?}"));
             measured.divergence.kl_mean
@@ -80,8 +85,8 @@ fn fewer_bits_are_further_from_the_model() {
             "{name}: {rounded_inputs} {int8} {int4}"
         );
         assert!(kl(held(Format::Int4(32), Format::Int4(32))) > int4, "{name}");
-        let bf16_kv = kl(Candidate { bf16_kv: true, ..Candidate::of(Held::as_stored(&model)) });
-        assert!(0.0 < bf16_kv && bf16_kv < int4, "{name}: {bf16_kv}");
+        let [bf16_kv, int8_kv] = kept.map(kl);
+        assert!(0.0 < bf16_kv && bf16_kv < int8_kv && int8_kv < int4, "{name}: {bf16_kv} {int8_kv}");
         if Held::as_stored(&model) != bf16 {
             let weights = kl(Candidate::of(bf16));
             assert!(0.0 < weights && weights < int4, "{name}: {weights}");

@@ -1,0 +1,75 @@
+//! Where the cells of a position lie in a KV block: tiles of sixteen lanes of four codes, as AMX multiplies them, and behind
+//! all tiles of a head the scales of its positions. Lanes of keys are positions, each with four channels; lanes of values are
+//! channels, each at four positions.
+
+use super::strip::TILE;
+
+/// A code of a key or a value, −127 to 127, or a fourth of a scale.
+pub type Cell = i8;
+
+/// Cells of the scale that a position has: an f32.
+pub const SCALE: usize = size_of::<f32>();
+
+/// Stores one position of a block: `keys` (n_heads, (BLOCK / TILE, CHANNELS / 4, TILE, 4) and BLOCK scales), `values` (n_heads,
+/// (CHANNELS / TILE, BLOCK / 4, TILE, 4) and BLOCK scales), `key` and `value` (n_heads, HEAD_DIM).
+///
+/// Nothing is cleared before: whatever another sequence left there is codes, and zero times a code is zero.
+pub fn store<const HEAD_DIM: usize, const CHANNELS: usize, const BLOCK: usize>(
+    keys: &mut [Cell],
+    values: &mut [Cell],
+    position: usize,
+    key: &[f32],
+    value: &[f32],
+) {
+    let len = BLOCK * (CHANNELS + SCALE);
+    for (keys, key) in keys.chunks_exact_mut(len).zip(key.as_chunks::<HEAD_DIM>().0) {
+        let codes = rounded(key, scale_mut(&mut keys[BLOCK * CHANNELS..], position));
+        let tile = &mut keys[position / TILE * TILE * CHANNELS..];
+        for (lanes, four) in tile.chunks_exact_mut(4 * TILE).zip(codes.chunks(4)) {
+            lanes[position % TILE * 4..][..four.len()].copy_from_slice(four);
+        }
+    }
+    for (values, value) in values.chunks_exact_mut(len).zip(value.as_chunks::<HEAD_DIM>().0) {
+        let codes = rounded(value, scale_mut(&mut values[BLOCK * CHANNELS..], position));
+        for (tile, sixteen) in values.chunks_exact_mut(BLOCK * TILE).zip(codes.chunks(TILE)) {
+            let lanes = &mut tile[position / 4 * 4 * TILE..][..4 * TILE];
+            lanes
+                .iter_mut()
+                .skip(position % 4)
+                .step_by(4)
+                .zip(sixteen)
+                .for_each(|(cell, code)| *cell = *code);
+        }
+    }
+}
+
+/// The codes and the scales that a head has in a block.
+pub fn parts<const CHANNELS: usize, const BLOCK: usize>(
+    cells: &[Cell],
+) -> (&[Cell], impl Iterator<Item = f32>) {
+    let (codes, scales) = cells.split_at(BLOCK * CHANNELS);
+    let scales = scales.as_chunks().0.iter();
+    (codes, scales.map(|cells: &[Cell; SCALE]| f32::from_ne_bytes(cells.map(i8::cast_unsigned))))
+}
+
+/// The scale of a position.
+fn scale_mut(scales: &mut [Cell], position: usize) -> &mut [Cell] {
+    &mut scales[position * SCALE..][..SCALE]
+}
+
+/// The codes of a head: each channel to the nearest of 127 steps, ties to even, up to the largest magnitude; a step is the
+/// scale.
+fn rounded<const HEAD_DIM: usize>(x: &[f32; HEAD_DIM], scale: &mut [Cell]) -> [Cell; HEAD_DIM] {
+    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    scale.copy_from_slice(&(largest / 127.0).to_ne_bytes().map(u8::cast_signed));
+    // Of less the inverse may be infinite; it is nothing beside any other position.
+    let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };
+    // The low bits of the sum are the whole number.
+    x.map(|x| (x * inverse + NO_FRACTION).to_bits() as Cell)
+}
+
+/// A magnitude whose inverse, times 127, is still a number.
+const TINY: f32 = f32::MIN_POSITIVE * 256.0;
+
+/// 1.5 · 2²³: added, it leaves no bits for a fraction.
+const NO_FRACTION: f32 = 12_582_912.0;

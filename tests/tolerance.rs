@@ -89,7 +89,7 @@ fn the_cheapest_groups_and_head_that_keep_the_tolerance_are_taken() {
     let free = calibration(&model, |_| 0.0);
     for (mechanism, expected) in [
         ("int4_weights", "int4 with a scale for every 64 weights and an int4 head"),
-        ("int8_weights", "int8 with a scale for every 256 weights and an int8 head"),
+        ("int8_weights", "int8 with a scale for every row and an int8 head"),
     ] {
         let found = answer(mechanism, BOUNDED, &model, Some(&free));
         assert!(found.contains(expected), "{found}");

@@ -404,7 +404,7 @@ traffic:
         let bf16 = memory(&workload, &model, Held::as_stored(&model), Precision::Bf16, 32, 32, f32);
         assert_eq!(bf16.kv_bytes, 9 * 32 * 2 * 2 * 32 * 2);
         // Of codes one of 64, and a scale of four bytes.
-        let int8 = memory(&workload, &model, Held::as_stored(&model), Precision::Int8, 64, 32);
+        let int8 = memory(&workload, &model, Held::as_stored(&model), Precision::Int8, 64, 32, f32);
         assert_eq!(int8.kv_bytes, 6 * 64 * 2 * 2 * (64 + 4));
         assert_eq!(plan.weights, model.n_matrix_weights() * 2 + model.n_vector_weights() * 4);
         for (block, rows) in [(1, 32), (16, 64), (64, 32)] {

@@ -74,7 +74,10 @@ impl Mechanism for AmxKernels {
         match held.layers {
             Format::F32 => None,
             Format::Bf16 => Some(rate(857.0)),
-            Format::Int8(_) => Some(rate(2400.0)),
+            Format::Int8(64) => Some(rate(1500.0)),
+            Format::Int8(128) => Some(rate(2100.0)),
+            Format::Int8(256) => Some(rate(2500.0)),
+            Format::Int8(_) => Some(rate(3200.0)),
             Format::Int4(32) => Some(rate(920.0)),
             Format::Int4(64) => Some(rate(1750.0)),
             Format::Int4(_) => Some(rate(2400.0)),

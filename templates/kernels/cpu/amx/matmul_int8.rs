@@ -8,9 +8,12 @@
 //!
 //! * two by two tiles, then vectors: 20 GB/s of weights with 12 rows, K = 1024
 //! * one tile of rows where one is enough, the next step's weights fetched ahead, tiles multiplying a group while vectors
-//!   scale the one before: 31 GB/s with 12 rows; 512 rows: 2150 GOP/s with K = 1024, 2400 GOP/s with K = 3072
+//!   scale the one before: 31 GB/s with 12 rows
 //! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 9 to 10 % more with 16
 //!   rows
+//!
+//! 512 rows, K = 3072, the best of three runs with nothing beside them: 1500 GOP/s where 64 weights share a scale, 2100 GOP/s
+//! where 128 do, 2500 GOP/s where 256 do, 3200 GOP/s where all of a row do.
 //!
 //! 512 k of a strip kept in L1 while eight panels pass, in turns with this: 1 to 4 % more, and 5 % less in int4. Not worth its
 //! lines.

@@ -399,43 +399,33 @@ tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
 
 #[test]
 fn quickstart_with_keys_and_values_in_int8() {
+    let spec = &INT8_KV.replace("ISA", "native");
     prove(&Row {
         name: "family-quickstart-int8-kv",
         model: Origin::Copied("quickstart"),
-        spec: "\
-weights: bf16
-kv: int8
-target: { cpu: { isa: native, threads: 2, memory: 1GiB } }
-traffic:
-  arrivals: { poisson: 1 }
-  concurrency: 5
-  prompt: { p50: 50, p99: 99, max: 300 }
-  output: { p50: 9, p99: 17, max: 51 }
-tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
-",
+        spec,
         by_hand: &[],
     });
 }
 
 #[test]
 fn quickstart_with_keys_and_values_in_int8_without_tiles() {
-    prove(&Row {
-        name: "family-quickstart-int8-kv-avx2",
-        model: Origin::Copied("quickstart"),
-        spec: "\
+    let spec = &INT8_KV.replace("ISA", "avx2");
+    let name = "family-quickstart-int8-kv-avx2";
+    prove(&Row { name, model: Origin::Copied("quickstart"), spec, by_hand: &[] });
+}
+
+const INT8_KV: &str = "\
 weights: bf16
 kv: int8
-target: { cpu: { isa: avx2, threads: 2, memory: 1GiB } }
+target: { cpu: { isa: ISA, threads: 2, memory: 1GiB } }
 traffic:
   arrivals: { poisson: 1 }
   concurrency: 5
   prompt: { p50: 50, p99: 99, max: 300 }
   output: { p50: 9, p99: 17, max: 51 }
 tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
-",
-        by_hand: &[],
-    });
-}
+";
 
 #[test]
 fn quickstart_in_int4_beside_a_head_in_int8() {

@@ -55,7 +55,6 @@ pub trait Mechanism: fmt::Debug + Sync {
     fn unmeasured(&self, _: &Job<'_>) -> Option<Candidate> {
         None
     }
-
     /// How it holds weights with these knobs, on the axis of weights.
     fn holds(&self, _: &Knobs) -> Option<Held> {
         None

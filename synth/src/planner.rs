@@ -59,9 +59,7 @@ pub enum PlanningError {
         why: String,
     },
     /// What a mechanism rounds is not in the calibration.
-    #[error(
-        "on {axis}, what {candidates:?} lose was not measured; plan again where the model can be read, to have it measured"
-    )]
+    #[error("on {axis}: what a mechanism rounds was not measured yet; `cargo xtask synth` measures it")]
     Unmeasured {
         /// The axis.
         axis: Axis,
@@ -133,8 +131,7 @@ pub fn ask(job: &Job<'_>, catalogue: &[&'static dyn Mechanism]) -> Vec<Answer> {
 }
 
 /// Decides each axis in order, so that those after `weights` know how weights are held, and those after `kernels` how fast
-/// many rows are computed. What a person or a search
-/// decided in `earlier` stands; rules are asked again.
+/// many rows are computed. What a person or a search decided in `earlier` stands; rules are asked again.
 ///
 /// # Errors
 /// [`PlanningError`] if an axis cannot be answered, something is to be measured first, or `earlier` names what does not

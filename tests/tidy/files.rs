@@ -74,7 +74,7 @@ fn machine_paths(file: &File, text: &str, findings: &mut Vec<String>) {
     for (line, content) in lines(text) {
         let names_machine = |root: &String| {
             content.match_indices(root.as_str()).any(|(at, _)| {
-                // A longer path that only contains the name, such as `a/home/b` or a URL, is not of a machine.
+                // A longer path that only contains the name, as a URL may, is not of a machine.
                 let before = content[..at].chars().next_back();
                 !before.is_some_and(|c| c.is_alphanumeric() || "._-~/}".contains(c))
             })
@@ -108,9 +108,10 @@ fn planted_faults_are_found() {
     let yaml = ["serde", "_yaml::from_str(x)"].concat();
     let ignored = ["#[", "ignore]"].concat();
     let homes = ["see `/ho", "me/someone/x`"].concat();
+    let others = ["https://host/ho", "me/x, a/wo", "rk/b, /ho", "mes/"].concat();
     let repository = Repository::of(&[
         ("a.md", homes.as_str()),
-        ("b.md", "https://host/home/x, a/work/b, /homes/"),
+        ("b.md", others.as_str()),
         ("c.rs", "fn undocumented() {}"),
         ("d.rs", &format!("//! D.\n{ignored}\n{yaml}\n")),
         ("synth/src/plan.rs", "//! Plan.\nlet now = Instant::now();\n"),

@@ -269,8 +269,10 @@ impl Bench<'_> {
 
     /// A copy without a fault sets the bounds; each fault must break its own.
     fn faults(&self, decided: &Decided) -> Outcome {
-        let (from, into) =
-            (&self.asked.files.crate_dir, repo::target().join("counters").join(&self.asked.workload.name));
+        let from = &self.asked.files.crate_dir;
+        // Where all faults are planted: cargo takes two copies of one name inside its folder for the same crate, and looks for
+        // what changed in the first alone.
+        let into = repo::target().join("mutants").join(&self.asked.workload.name);
         let sound = copy_crate(from, &into).or_exit(Exit::Internal)?;
         let by = |surface: &str| match surface {
             "instructions_per_token" => Instructions::OneByOne,

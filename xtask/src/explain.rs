@@ -329,6 +329,8 @@ fn candidates(asked: &Asked, chosen: &Candidate, calibration: &Calibration, ui: 
 
 #[cfg(test)]
 mod tests {
+    use synth::workload::Precision;
+
     use super::*;
 
     fn counted() -> Counters {
@@ -351,7 +353,7 @@ mod tests {
             weights: 10_000_000,
             block: 16,
             kv_blocks: 640,
-            kv: synth::workload::Precision::F32,
+            kv: Precision::F32,
             kv_bytes,
             scratch,
             total: 10_000_000 + kv_bytes + scratch,

@@ -10,10 +10,10 @@
 //! * one tile of rows where one is enough, the next step's weights fetched ahead, tiles multiplying a group while vectors
 //!   unpack the next and scale the one before: 26 GB/s with 12 rows; with 512 rows, K = 3072: 920 GOP/s in groups of 32,
 //!   1750 GOP/s in groups of 64, 2400 GOP/s in groups of 128
-//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 7 to 8 % more with 16
-//!   rows
+//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, by a program that is not kept, medians of
+//!   fifty pairs: 7 to 8 % more with 16 rows
 //!
-//! 512 k of a strip kept in L1 while eight panels pass, in turns with this: 5 % less.
+//! 512 k of a strip kept in L1 while eight panels pass, in turns with this by builds that are not kept: 5 % less.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -9,8 +9,8 @@
 //! * two by two tiles, then vectors: 20 GB/s of weights with 12 rows, K = 1024
 //! * one tile of rows where one is enough, the next step's weights fetched ahead, tiles multiplying a group while vectors
 //!   scale the one before: 31 GB/s with 12 rows
-//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 9 to 10 % more with 16
-//!   rows
+//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, by a program that is not kept, medians of
+//!   fifty pairs: 9 to 10 % more with 16 rows
 //!
 //! 512 rows, K = 3072, the best of three runs with nothing beside them, by how many weights share a scale:
 //!
@@ -19,8 +19,8 @@
 //! * 256: 2500 GOP/s
 //! * all of a row: 3200 GOP/s
 //!
-//! 512 k of a strip kept in L1 while eight panels pass, in turns with this: 1 to 4 % more, and 5 % less in int4. Not worth its
-//! lines.
+//! 512 k of a strip kept in L1 while eight panels pass, in turns with this by builds that are not kept: 1 to 4 % more, and
+//! 5 % less in int4. Not worth its lines.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

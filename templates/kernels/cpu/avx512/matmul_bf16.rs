@@ -8,8 +8,8 @@
 //! * rows of weights as they are stored, sums over lanes at the end: 68 % of the arithmetic
 //! * panels: a lane a column, strips of 8 rows: 359 GFLOP/s with 512 rows, 13 GB/s with 8
 //! * the next pair of tiles fetched ahead: 375 GFLOP/s, 78 %; 34 GB/s with one row, 21 with 8
-//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 6 % more with one
-//!   row, 12 to 17 % with 8, 6 to 7 % with 16
+//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, by a program that is not kept, medians of
+//!   fifty pairs: 6 % more with one row, 12 to 17 % with 8, 6 to 7 % with 16
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -7,8 +7,8 @@
 //!
 //! * panels, strips of 8 rows: 227 GFLOP/s with 512 rows, 11 GB/s with 8
 //! * the next pair of tiles fetched ahead: 236 GFLOP/s, 49 %; 34 GB/s with one row, 22 with 8
-//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 6 to 7 % more with
-//!   one row, 7 to 9 % with 8
+//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, by a program that is not kept, medians of
+//!   fifty pairs: 6 to 7 % more with one row, 7 to 9 % with 8
 //!
 //! The arithmetic is no faster here than f32's: this processor issues a dot product in the time of four multiply-adds.
 

@@ -8,8 +8,8 @@
 //! * rows of weights as they are stored, sums over lanes at the end: 55 % of the arithmetic
 //! * panels: a lane a column, strips of 8 rows: 348 GFLOP/s with 512 rows, 15 GB/s with 8
 //! * the next pair of tiles fetched ahead: 384 GFLOP/s, 80 %; 36 GB/s with one row, 26 with 8
-//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, medians of fifty pairs: 14 % more with 8
-//!   rows, 10 to 14 % with 16, the same with one
+//! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, by a program that is not kept, medians of
+//!   fifty pairs: 14 % more with 8 rows, 10 to 14 % with 16, the same with one
 
 use std::arch::x86_64::*;
 use std::ops::Range;

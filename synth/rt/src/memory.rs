@@ -12,13 +12,6 @@ use rustix::{
     process::setpriority_process,
 };
 
-/// `len` zeros that the system has granted, so that none is looked for when it is used first.
-pub fn granted(len: usize) -> Vec<f32> {
-    let mut cells = vec![0.0; len];
-    grant(&mut cells);
-    cells
-}
-
 /// Has the system grant memory that was just taken, in huge pages where it has them. Asked for at once
 /// they come in a third of the time that it takes to touch page after page.
 fn grant<T: Copy>(cells: &mut [T]) {
@@ -81,7 +74,8 @@ fn grant_in_pieces(regions: &[(usize, usize)]) {
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Zeros that begin on a cache line.
+/// Cells that begin on a cache line, as rows of whole lines then do. Of cells that begin anywhere sixteen lie in two lines,
+/// and threads that write columns side by side take turns with the line between them.
 pub struct Lines<T> {
     cells: Vec<T>,
     start: usize,
@@ -90,7 +84,7 @@ pub struct Lines<T> {
 impl<T: Copy + Default> Lines<T> {
     const SPARE: usize = LINE / size_of::<T>();
 
-    /// `len` zeros, granted as by [`granted`].
+    /// `len` zeros that the system has granted, so that none is looked for when it is used first.
     pub fn new(len: usize) -> Self {
         let mut cells = vec![T::default(); len + Self::SPARE];
         grant(&mut cells);
@@ -146,9 +140,11 @@ mod tests {
     #[test]
     fn what_is_granted_at_once_is_zeros_that_are_there() {
         for len in [0, 1, 1000] {
-            assert_eq!(granted(len), vec![0.0; len]);
+            let cells = Lines::<f32>::new(len);
+            assert_eq!(cells[..], vec![0.0; len]);
+            assert!(cells.as_ptr().addr().is_multiple_of(LINE), "cells begin on a line");
         }
-        let mut cells = granted(4 << 20);
+        let mut cells = Lines::<f32>::new(4 << 20);
         let before = n_faults();
         cells.iter_mut().for_each(|cell| *cell += 1.0);
         // Of 4096 pages; the test's own thread may find some of its own for the first time.

@@ -1,10 +1,13 @@
 //! Left operands of a product: rows of activations in f32, as they are.
 
-use rt::columns::{Columns, PerRow};
+use rt::{
+    columns::{Columns, PerRow},
+    memory::Lines,
+};
 
 /// Rows of K values, each filled up with a zero where K is odd: weights come in pairs.
 pub struct Operand<const K: usize> {
-    values: Vec<f32>,
+    values: Lines<f32>,
 }
 
 impl<const K: usize> Operand<K> {
@@ -12,7 +15,7 @@ impl<const K: usize> Operand<K> {
 
     /// Room for `n_rows` rows.
     pub fn new(n_rows: usize) -> Self {
-        Self { values: vec![0.0; n_rows * Self::STRIDE] }
+        Self { values: Lines::new(n_rows * Self::STRIDE) }
     }
 
     /// One row, and the zero behind it.

@@ -2,13 +2,13 @@
 
 use rt::{
     columns::{Columns, PerRow},
-    memory::granted,
+    memory::Lines,
 };
 
 /// Rows of K values as codes from −127 to 127; every GROUP of them share a scale.
 pub struct Operand<const K: usize, const GROUP: usize> {
-    codes: Vec<i8>,
-    scales: Vec<f32>,
+    codes: Lines<i8>,
+    scales: Lines<f32>,
 }
 
 impl<const K: usize, const GROUP: usize> Operand<K, GROUP> {
@@ -19,7 +19,7 @@ impl<const K: usize, const GROUP: usize> Operand<K, GROUP> {
 
     /// Room for `n_rows` rows.
     pub fn new(n_rows: usize) -> Self {
-        Self { codes: vec![0; n_rows * Self::STRIDE], scales: granted(n_rows * Self::N_GROUPS) }
+        Self { codes: Lines::new(n_rows * Self::STRIDE), scales: Lines::new(n_rows * Self::N_GROUPS) }
     }
 
     /// A group of a row: its codes, four to a cell, and its scale.

@@ -23,33 +23,46 @@ const LATER_LINES: usize = 8;
 #[repr(align(64))]
 pub struct Block<T>(pub [[T; PANEL]; 2 * TILE_ROWS]);
 
-/// Adds the products of a group, scaled, to the sums of some rows; `scales` are those of the panel's two halves.
+impl<T: Copy> Block<T> {
+    /// All cells alike.
+    pub const fn of(cell: T) -> Self {
+        Self([[cell; PANEL]; 2 * TILE_ROWS])
+    }
+}
+
+/// Adds the products of a group, scaled, to the sums of some rows of a block, whose first is `first_row` of `x`; `scales` are
+/// those of the panel's two halves.
 #[target_feature(enable = "avx512f")]
 pub fn add<const K: usize, const GROUP: usize>(
     x: &Operand<K, GROUP>,
+    first_row: usize,
     rows: Range<usize>,
     group: usize,
     scales: [__m512; 2],
     dots: &Block<i32>,
     sums: &mut Block<f32>,
 ) {
-    for (row, (dots, sums)) in rows.zip(dots.0.iter().zip(&mut sums.0)) {
-        let x_scale = _mm512_set1_ps(x.scale(row, group));
+    for row in rows {
+        let x_scale = _mm512_set1_ps(x.scale(first_row + row, group));
         for (half, scale) in [0, 16].into_iter().zip(scales) {
             // SAFETY: half of the columns are sixteen.
             unsafe {
-                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(half).cast()));
-                let sum = sums.as_mut_ptr().add(half);
-                _mm512_store_ps(
-                    sum,
-                    _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, x_scale), _mm512_load_ps(sum)),
-                );
+                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.0[row].as_ptr().add(half).cast()));
+                let sum = sums.0[row].as_mut_ptr().add(half);
+                let scale = _mm512_mul_ps(scale, x_scale);
+                let cells = match group {
+                    0 => _mm512_mul_ps(dot, scale),
+                    _ => _mm512_fmadd_ps(dot, scale, _mm512_load_ps(sum)),
+                };
+                _mm512_store_ps(sum, cells);
             }
         }
     }
 }
 
-/// The products of a group, of TILES tiles of rows, one or two; LINES lines are fetched from `ahead` on with each step.
+/// The products of a group, of TILES tiles of rows, one or two; LINES lines are fetched from `ahead` on with each step. Tiles
+/// leave vectors idle: `meanwhile` is what those do beside each step.
+#[target_feature(enable = "avx512f")]
 pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
     x: &Operand<K, GROUP>,
@@ -58,13 +71,13 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
     cells: &[[i8; 4 * PANEL]],
     ahead: *const u8,
     dots: &mut Block<i32>,
+    mut meanwhile: impl FnMut(usize),
 ) {
     let row_bytes = Operand::<K, GROUP>::STRIDE;
     let n_steps = cells.len() / TILE_ROWS;
     assert!(n_steps > 0 && group * GROUP + 64 * n_steps <= row_bytes, "no group {group} of {K}");
     let upper = x.row_ptr(first_row).wrapping_add(group * GROUP);
-    // SAFETY: tiles are configured; x has 32 rows from its row on, `n_steps` lines of each from the group on; cells are
-    // sixteen rows of two lines for each step, and what is ahead is only fetched; a block is four tiles.
+    // SAFETY: tiles are configured. Nothing but the next two lines changes them: the compiler does not use tiles.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -73,32 +86,57 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
             "tilezero tmm2",
             "tilezero tmm3",
             ".endif",
-            "2:",
-            "tileloadd tmm6, [{weights} + {lines}*1]",
-            "tileloadd tmm4, [{upper} + {row}*1]",
-            "tileloadd tmm7, [{weights} + {lines}*1 + 64]",
-            ".if {tiles} == 2",
-            "tileloadd tmm5, [{lower} + {row}*1]",
-            ".endif",
-            ".rept {n_ahead}",
-            ".if {is_next}",
-            "prefetcht0 [{ahead}]",
-            ".else",
-            "prefetcht1 [{ahead}]",
-            ".endif",
-            "add {ahead}, 64",
-            ".endr",
-            "tdpbssd tmm0, tmm4, tmm6",
-            "tdpbssd tmm1, tmm4, tmm7",
-            ".if {tiles} == 2",
-            "tdpbssd tmm2, tmm5, tmm6",
-            "tdpbssd tmm3, tmm5, tmm7",
-            ".endif",
-            "add {upper}, 64",
-            "add {lower}, 64",
-            "add {weights}, 2048",
-            "dec {steps}",
-            "jnz 2b",
+            tiles = const TILES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(nostack, nomem),
+        );
+    }
+    for step in 0..n_steps {
+        let upper = upper.wrapping_add(64 * step);
+        // SAFETY: x has 32 rows from its row on, `n_steps` lines of each from the group on; cells are sixteen rows of two lines
+        // for each step, and what is ahead is only fetched.
+        unsafe {
+            asm!(
+                "tileloadd tmm6, [{weights} + {lines}*1]",
+                "tileloadd tmm4, [{upper} + {row}*1]",
+                "tileloadd tmm7, [{weights} + {lines}*1 + 64]",
+                ".if {tiles} == 2",
+                "tileloadd tmm5, [{lower} + {row}*1]",
+                ".endif",
+                ".set line, 0",
+                ".rept {n_ahead}",
+                ".if {is_next}",
+                "prefetcht0 [{ahead} + line]",
+                ".else",
+                "prefetcht1 [{ahead} + line]",
+                ".endif",
+                ".set line, line + 64",
+                ".endr",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tdpbssd tmm1, tmm4, tmm7",
+                ".if {tiles} == 2",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
+                ".endif",
+                weights = in(reg) cells[TILE_ROWS * step..].as_ptr(),
+                lines = in(reg) 128_usize,
+                upper = in(reg) upper,
+                lower = in(reg) upper.wrapping_add(TILE_ROWS * row_bytes),
+                row = in(reg) row_bytes,
+                ahead = in(reg) ahead.wrapping_add(64 * LINES * step),
+                tiles = const TILES,
+                n_ahead = const LINES,
+                is_next = const (LINES > LATER_LINES) as usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+        meanwhile(step);
+    }
+    // SAFETY: a block is four tiles.
+    unsafe {
+        asm!(
             "tilestored [{dots} + {lines}*1], tmm0",
             "tilestored [{dots} + {lines}*1 + 64], tmm1",
             ".if {tiles} == 2",
@@ -107,17 +145,7 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
             ".endif",
             dots = in(reg) dots.0.as_mut_ptr(),
             lines = in(reg) 128_usize,
-            weights = inout(reg) cells.as_ptr() => _,
-            upper = inout(reg) upper => _,
-            lower = inout(reg) upper.wrapping_add(TILE_ROWS * row_bytes) => _,
-            row = in(reg) row_bytes,
-            steps = inout(reg) n_steps => _,
-            ahead = inout(reg) ahead => _,
             tiles = const TILES,
-            n_ahead = const LINES,
-            is_next = const (LINES > LATER_LINES) as usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }

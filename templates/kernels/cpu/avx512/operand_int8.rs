@@ -121,27 +121,55 @@ const TINY: f32 = f32::MIN_POSITIVE * 256.0;
 /// Writes the codes of a group, and returns its scale and −128 times the sum of its codes.
 #[target_feature(enable = "avx512f")]
 fn round(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
-    let mut largest = _mm512_setzero_ps();
-    for x in x.chunks(16) {
-        // SAFETY: only as many lanes are read as there are values.
-        let x = unsafe { _mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()) };
-        largest = _mm512_max_ps(_mm512_abs_ps(x), largest);
-    }
-    let largest = _mm512_reduce_max_ps(largest);
+    let largest = largest(x);
     // Of less the inverse may be infinite; it is nothing beside any other group.
     let inverse = _mm512_set1_ps(if largest < TINY { 0.0 } else { 127.0 / largest });
     let mut sum = _mm512_setzero_si512();
-    for (x, codes) in x.chunks(16).zip(codes.chunks_mut(16)) {
-        // SAFETY: only as many lanes are read as there are values.
-        let x = unsafe { _mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()) };
-        let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
-        sum = _mm512_add_epi32(sum, rounded);
-        let mut bytes = [0i8; 16];
-        // SAFETY: sixteen codes.
-        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(rounded)) }
-        codes.copy_from_slice(&bytes[..codes.len()]);
+    let (whole, rest) = x.as_chunks::<16>();
+    let (codes, last) = codes.split_at_mut(16 * whole.len());
+    for (x, codes) in whole.iter().zip(codes.as_chunks_mut::<16>().0) {
+        // SAFETY: sixteen values, and as many codes.
+        unsafe {
+            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse));
+            sum = _mm512_add_epi32(sum, rounded);
+            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(rounded));
+        }
+    }
+    if !rest.is_empty() {
+        let lanes = first(rest.len());
+        // SAFETY: only as many lanes are read and written as there are values.
+        unsafe {
+            let x = _mm512_maskz_loadu_ps(lanes, rest.as_ptr());
+            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+            sum = _mm512_add_epi32(sum, rounded);
+            _mm512_mask_cvtsepi32_storeu_epi8(last[..rest.len()].as_mut_ptr(), lanes, rounded);
+        }
     }
     (largest / 127.0, -128 * _mm512_reduce_add_epi32(sum))
+}
+
+/// The largest magnitude.
+#[target_feature(enable = "avx512f")]
+fn largest(x: &[f32]) -> f32 {
+    let (fours, rest) = x.as_chunks::<64>();
+    let mut largest = [_mm512_setzero_ps(); 4];
+    for four in fours {
+        // Each waits for the one before it: four do not wait for each other.
+        for (largest, x) in largest.iter_mut().zip(four.as_chunks::<16>().0) {
+            // SAFETY: sixteen values.
+            *largest = unsafe { _mm512_max_ps(_mm512_abs_ps(_mm512_loadu_ps(x.as_ptr())), *largest) };
+        }
+    }
+    let [mut of_all, others @ ..] = largest;
+    for other in others {
+        of_all = _mm512_max_ps(of_all, other);
+    }
+    for x in rest.chunks(16) {
+        // SAFETY: only as many lanes are read as there are values.
+        let x = unsafe { _mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()) };
+        of_all = _mm512_max_ps(_mm512_abs_ps(x), of_all);
+    }
+    _mm512_reduce_max_ps(of_all)
 }
 
 /// The first `n` of sixteen lanes.

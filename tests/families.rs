@@ -385,7 +385,6 @@ tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
         let by_hand = &[
             ("by: rule", "by: user"),
             ("ahead: 64", "ahead: 16"),
-            ("depth: 8", "depth: 4"),
             ("few_rows: 8", "few_rows: 4"),
             ("panels: 8", "panels: 16"),
             ("strips: 16", "strips: 8"),

@@ -14,7 +14,7 @@ use crate::{
         AVX512, Kernels, Product, Terms,
         cost::{self, Multiplies, cost, rate, terms_bytes},
         product,
-        tuning::{self, AHEAD, DEPTH, PANELS, STRIPS},
+        tuning::{self, AHEAD, PANELS, STRIPS},
     },
     rounded,
 };
@@ -41,7 +41,7 @@ impl Mechanism for AmxBf16Kernels {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[AHEAD.knob, DEPTH.knob, PANELS.knob, STRIPS.knob]
+        &[AHEAD.knob, PANELS.knob, STRIPS.knob]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {

@@ -22,17 +22,6 @@ pub const AHEAD: Tuning = Tuning {
     why: "Cache lines between the weights that few rows are multiplied by and those that are fetched: about as many as memory hands over while it looks for the first.",
 };
 
-/// How deep a strip of tiles is before the next panel comes.
-pub const DEPTH: Tuning = Tuning {
-    knob: KnobSpec {
-        name: "depth",
-        doc: "steps of 32 k that a strip of rows is multiplied by before the next panel comes",
-        values: &[4, 8, 16],
-        is_closed: true,
-    },
-    why: "Steps of 32 k before the next panel comes: so much of a strip of rows, and the weights of a step, fit into L1.",
-};
-
 /// Up to how many rows vectors multiply.
 pub const FEW_ROWS: Tuning = Tuning {
     knob: KnobSpec {
@@ -67,7 +56,7 @@ pub const STRIPS: Tuning = Tuning {
 };
 
 /// What products of bf16 in tiles read.
-pub const TILES_OF_BF16: &[(Tuning, u64)] = &[(AHEAD, 32), (DEPTH, 8), (PANELS, 8), (STRIPS, 16)];
+pub const TILES_OF_BF16: &[(Tuning, u64)] = &[(AHEAD, 32), (PANELS, 8), (STRIPS, 16)];
 
 /// What products of codes in tiles read.
 pub const TILES_OF_CODES: &[(Tuning, u64)] = &[(AHEAD, 64), (FEW_ROWS, 8), (PANELS, 8), (STRIPS, 16)];

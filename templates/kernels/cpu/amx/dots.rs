@@ -30,6 +30,12 @@ impl<T: Copy> Block<T> {
     }
 }
 
+/// The rows of `n_rows` that are done beside one step of some.
+pub fn piece(n_rows: usize, step: usize, n_steps: usize) -> Range<usize> {
+    let piece = n_rows.div_ceil(n_steps);
+    n_rows.min(step * piece)..n_rows.min((step + 1) * piece)
+}
+
 /// Adds the products of a group, scaled, to the sums of some rows of a block, whose first is `first_row` of `x`; `scales` are
 /// those of the panel's two halves.
 #[target_feature(enable = "avx512f")]

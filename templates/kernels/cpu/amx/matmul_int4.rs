@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use rt::image::{Int4, PANEL, Panels};
 
-use super::dots::{Block, TILE_ROWS, add, multiply};
+use super::dots::{Block, TILE_ROWS, add, multiply, piece};
 use super::few_rows;
 use super::operand::Operand;
 use super::tiles::Tiles;
@@ -52,78 +52,80 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     n_rows: usize,
     w: &Panels<Int4<GROUP>>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
 ) {
     if n_rows <= FEW_ROWS {
         return few_rows::matmul(x, n_rows, w, panels, finish);
     }
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
-    let tiles = Tiles::configure();
-    let mut ahead = w.bytes(panels.clone()).as_ptr().wrapping_add(64 * AHEAD);
+    let next = |some: Range<usize>| w.bytes(some).as_ptr().wrapping_add(64 * AHEAD);
+    let later = |some: Range<usize>| w.bytes(some).as_ptr_range().end;
+    let all = panels.len().max(1);
     // SAFETY: the server refuses to start on a processor without AVX-512 F and BW.
     unsafe {
         if n_rows <= TILE_ROWS {
-            strip::<K, GROUP, 1, STEP_LINES>(&tiles, x, 0..n_rows, w, panels, &mut ahead, &mut finish);
+            strips::<K, GROUP, 1, STEP_LINES>(x, n_rows, w, panels, all, next, finish);
         } else if n_rows <= 2 * TILE_ROWS {
-            strip::<K, GROUP, 2, STEP_LINES>(&tiles, x, 0..n_rows, w, panels, &mut ahead, &mut finish);
+            strips::<K, GROUP, 2, STEP_LINES>(x, n_rows, w, panels, all, next, finish);
         } else {
-            for start in panels.clone().step_by(PANELS) {
-                let some = start..panels.end.min(start + PANELS);
-                ahead = w.bytes(some.clone()).as_ptr_range().end;
-                for row in (0..n_rows).step_by(2 * TILE_ROWS) {
-                    let rows = row..n_rows.min(row + 2 * TILE_ROWS);
-                    strip::<K, GROUP, 2, SOME_LINES>(&tiles, x, rows, w, some.clone(), &mut ahead, &mut finish);
-                }
-            }
+            strips::<K, GROUP, 2, SOME_LINES>(x, n_rows, w, panels, PANELS, later, finish);
         }
     }
 }
 
-/// Rows of TILES tiles by the columns of some panels. With each step of 64 k, LINES lines are fetched from `ahead` on, and
-/// some rows of the group before are scaled and added, or finished where it was the last of its panel.
+/// Strips of TILES tiles of rows by the columns of panels, `width` of which stay in L2 while all strips pass. With each step of
+/// 64 k, LINES lines are fetched from where `ahead` of those panels says on, and some rows of the group before are scaled and
+/// added, or finished where it was the last of its panel.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn strip<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
-    tiles: &Tiles,
+fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
     x: &Operand<K, GROUP>,
-    rows: Range<usize>,
+    n_rows: usize,
     w: &Panels<Int4<GROUP>>,
     panels: Range<usize>,
-    ahead: &mut *const u8,
-    finish: &mut impl FnMut(usize, usize, &[[f32; PANEL]]),
+    width: usize,
+    ahead: impl Fn(Range<usize>) -> *const u8,
+    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
 ) {
+    let tiles = Tiles::configure();
     let n_groups = Operand::<K, GROUP>::N_GROUPS;
     let mut blocks = [Block::of(0); 2];
     let [mut dots, mut done] = blocks.each_mut();
     let mut sums = Block::of(0.0);
-    let mut add = |(panel, group): (usize, usize), some: Range<usize>, done: &Block<i32>| {
-        add(x, rows.start, some.clone(), group, scales(w, panel, group), done, &mut sums);
+    let mut add = |(first_row, panel, group): (usize, usize, usize), rows: Range<usize>, done: &Block<i32>| {
+        add(x, first_row, rows.clone(), group, scales(w, panel, group), done, &mut sums);
         if group + 1 == n_groups {
-            finish(panel, rows.start + some.start, &sums.0[some]);
+            finish(panel, first_row + rows.start, &sums.0[rows]);
         }
     };
+    let rows_from = |first_row: usize| (n_rows - first_row).min(TILES * TILE_ROWS);
     let mut unpacked = [Unpacked([[0; 4 * PANEL]; LARGEST_GROUP / 4]); 2];
-    let mut before = None;
-    for panel in panels {
-        for group in 0..n_groups {
-            let (cells, scales) = w.group(panel, group);
-            let group_bytes = size_of_val(cells) + size_of_val(scales);
-            let unpacked = &mut unpacked[group % 2];
-            unpack(cells, unpacked);
-            let cells = &unpacked.0[..(2 * cells.len()).next_multiple_of(TILE_ROWS)];
-            let piece = rows.len().div_ceil(cells.len() / TILE_ROWS);
-            multiply::<K, GROUP, TILES, LINES>(tiles, x, rows.start, group, cells, *ahead, dots, |step| {
-                if let Some(before) = before {
-                    let some = rows.len().min(step * piece)..rows.len().min((step + 1) * piece);
-                    add(before, some, done);
+    let mut before: Option<(usize, usize, usize)> = None;
+    for start in panels.clone().step_by(width) {
+        let some = start..panels.end.min(start + width);
+        let mut ahead = ahead(some.clone());
+        for first_row in (0..n_rows).step_by(TILES * TILE_ROWS) {
+            for panel in some.clone() {
+                for group in 0..n_groups {
+                    let (cells, scales) = w.group(panel, group);
+                    let group_bytes = size_of_val(cells) + size_of_val(scales);
+                    let unpacked = &mut unpacked[group % 2];
+                    unpack(cells, unpacked);
+                    let cells = &unpacked.0[..(2 * cells.len()).next_multiple_of(TILE_ROWS)];
+                    let n_steps = cells.len() / TILE_ROWS;
+                    multiply::<K, GROUP, TILES, LINES>(&tiles, x, first_row, group, cells, ahead, dots, |step| {
+                        if let Some(before @ (first_row, ..)) = before {
+                            add(before, piece(rows_from(first_row), step, n_steps), done);
+                        }
+                    });
+                    ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
+                    before = Some((first_row, panel, group));
+                    swap(&mut dots, &mut done);
                 }
-            });
-            *ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
-            before = Some((panel, group));
-            swap(&mut dots, &mut done);
+            }
         }
     }
-    if let Some(before) = before {
-        add(before, 0..rows.len(), done);
+    if let Some(before @ (first_row, ..)) = before {
+        add(before, 0..rows_from(first_row), done);
     }
 }
 

@@ -31,6 +31,7 @@ impl<T: Copy> Block<T> {
 }
 
 /// The rows of `n_rows` that are done beside one step of some.
+#[inline]
 pub fn piece(n_rows: usize, step: usize, n_steps: usize) -> Range<usize> {
     let piece = n_rows.div_ceil(n_steps);
     n_rows.min(step * piece)..n_rows.min((step + 1) * piece)
@@ -48,13 +49,14 @@ pub fn add<const K: usize, const GROUP: usize>(
     dots: &Block<i32>,
     sums: &mut Block<f32>,
 ) {
-    for row in rows {
+    let cells = dots.0[rows.clone()].iter().zip(&mut sums.0[rows.clone()]);
+    for (row, (dots, sums)) in rows.zip(cells) {
         let x_scale = _mm512_set1_ps(x.scale(first_row + row, group));
         for (half, scale) in [0, 16].into_iter().zip(scales) {
             // SAFETY: half of the columns are sixteen.
             unsafe {
-                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.0[row].as_ptr().add(half).cast()));
-                let sum = sums.0[row].as_mut_ptr().add(half);
+                let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(half).cast()));
+                let sum = sums.as_mut_ptr().add(half);
                 let scale = _mm512_mul_ps(scale, x_scale);
                 let cells = match group {
                     0 => _mm512_mul_ps(dot, scale),

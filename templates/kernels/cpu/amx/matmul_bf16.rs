@@ -11,9 +11,11 @@
 //! 2400 where each step loads all four from L2, whose 48 bytes a cycle are the bound.
 //!
 //! * two by two tiles over all of K: 1300 GFLOP/s a core, both operands from L2
-//! * 256 k of a strip of x stay in L1 while eight panels pass: 1650 a core, as long as no cell is stored
+//! * 256 k of a strip of x stay in L1 while eight panels pass: 1650 a core, as long as no cell is stored; sums come and go
 //! * three terms as rows of tiles, not as three products of a tile: one row at 27 GB/s where it was 20
 //! * the next step's weights fetched ahead where rows are few: 33 GB/s
+//! * all k of a panel at once, and vectors finish some rows of the block before beside each step: 7 % more at K = 1024 and 30 % more
+//!   at K = 3072 with one term, 10 % less with three (bests of `kernels_speed`, in turns, others used a third of the time)
 
 use std::arch::asm;
 use std::mem::swap;

@@ -31,6 +31,9 @@ use super::tuning::{AHEAD, FEW_ROWS, PANELS, STRIPS};
 /// fetched ahead into L1.
 const STEP_LINES: usize = 16;
 
+/// Steps of a group that are too few to be told apart: vectors work beside all of them at once.
+const FEW_STEPS: usize = 2;
+
 /// Cache lines that are fetched ahead into L2 with each step where rows are many.
 const SOME_LINES: usize = STEP_LINES / STRIPS;
 
@@ -113,10 +116,13 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                     let cells = &unpacked.0[..(2 * cells.len()).next_multiple_of(TILE_ROWS)];
                     let n_steps = cells.len() / TILE_ROWS;
                     multiply::<K, GROUP, TILES, LINES>(&tiles, x, first_row, group, cells, ahead, dots, |step| {
-                        if let Some(before @ (first_row, ..)) = before {
+                        if n_steps > FEW_STEPS && let Some(before @ (first_row, ..)) = before {
                             add(before, piece(rows_from(first_row), step, n_steps), done);
                         }
                     });
+                    if n_steps <= FEW_STEPS && let Some(before @ (first_row, ..)) = before {
+                        add(before, 0..rows_from(first_row), done);
+                    }
                     ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
                     before = Some((first_row, panel, group));
                     swap(&mut dots, &mut done);

@@ -43,13 +43,16 @@ pub fn store<const HEAD_DIM: usize, const CHANNELS: usize, const BLOCK: usize>(
     }
 }
 
-/// The codes and the scales that a head has in a block.
-pub fn parts<const CHANNELS: usize, const BLOCK: usize>(
-    cells: &[Cell],
-) -> (&[Cell], impl Iterator<Item = f32>) {
-    let (codes, scales) = cells.split_at(BLOCK * CHANNELS);
-    let scales = scales.as_chunks().0.iter();
-    (codes, scales.map(|cells: &[Cell; SCALE]| f32::from_ne_bytes(cells.map(i8::cast_unsigned))))
+/// The codes that a head has in a block; its scales are copied.
+pub fn parts<'a, const CHANNELS: usize, const BLOCK: usize>(
+    cells: &'a [Cell],
+    scales: &mut [f32],
+) -> &'a [Cell] {
+    let (codes, cells) = cells.split_at(BLOCK * CHANNELS);
+    for (scale, cells) in scales.iter_mut().zip(cells.as_chunks::<SCALE>().0) {
+        *scale = f32::from_ne_bytes(cells.map(i8::cast_unsigned));
+    }
+    codes
 }
 
 /// The scale of a position.

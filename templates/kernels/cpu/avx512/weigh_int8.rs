@@ -35,7 +35,8 @@ fn weigh_lanes(
     scores[..cells.start].fill(0.0);
     scores[cells.end..].fill(0.0);
     let scores = scores[cells.clone()].as_chunks_mut::<TILE>().0;
-    let [keys, values] = [keys, values].map(|scales| scales[cells.clone()].as_chunks::<TILE>().0);
+    let keys = keys[cells.clone()].as_chunks::<TILE>().0;
+    let values = values[cells].as_chunks::<TILE>().0;
     let mut largest = _mm512_set1_ps(f32::MIN);
     for (tile, (scores, keys)) in scores.iter_mut().zip(keys).enumerate() {
         let scaled = _mm512_mul_ps(load(scores), load(keys));

@@ -1,7 +1,7 @@
 //! Attention of a strip of rows over one range of positions in AMX tiles of eight bits, keys and values in codes.
 //!
-//! Sixteen rows by a tile of lanes are in tiles, twice: the upper bytes of terms of sixteen bits and the lower ones are multiplied
-//! apart, which is as exact. Scores stay in L1, where they become weights and then terms in the same place. While vectors take
+//! Sixteen rows by a tile of lanes are in tiles, twice: the upper bytes of terms of sixteen bits and the lower ones are
+//! multiplied apart, which is as exact. Scores stay in L1, where they become weights and then terms in the same place. While vectors take
 //! what tiles have found, tiles find the next. A row finds the same bits as with AVX-512, which few rows are left to: it has the
 //! memory's speed. By a program that is not kept, one thread read 9.3 GB/s for four rows with tiles that were two of lanes
 //! wide, and 12.2 with vectors; 7.9 and 7.8 for eight.
@@ -15,8 +15,8 @@
 //! * 24.9 with one tile of lanes at a time, whose sums vectors take while tiles find the next
 //! * 21.9 with weights as powers of two
 //!
-//! Two threads of an Intel Xeon that others used as well, best of sixty runs of `kernels_speed`, two heads of 128 to a key head; the
-//! probe, disturbed alike, read 27.1 GB/s and multiplied 343 GFLOP/s of f32 in registers:
+//! Two threads of an Intel Xeon that others used as well, best of sixty runs of `kernels_speed`, two heads of 128 to a key
+//! head; the probe, disturbed alike, read 27.1 GB/s and multiplied 343 GFLOP/s of f32 in registers:
 //!
 //! * 613 GFLOP/s with 512 rows, 784 with the last 64 of 4096
 //! * one row of 8192 from memory, in vectors: 27.2 GB/s, all there is

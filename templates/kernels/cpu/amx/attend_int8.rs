@@ -1,10 +1,10 @@
 //! Attention of a strip of rows over one range of positions in AMX tiles of eight bits, keys and values in codes.
 //!
 //! Sixteen rows by a tile of lanes are in tiles, twice: the upper bytes of terms of sixteen bits and the lower ones are
-//! multiplied apart, which is as exact. Scores stay in L1, where they become weights and then terms in the same place. While vectors take
-//! what tiles have found, tiles find the next. A row finds the same bits as with AVX-512, which few rows are left to: it has the
-//! memory's speed. By a program that is not kept, one thread read 9.3 GB/s for four rows with tiles that were two of lanes
-//! wide, and 12.2 with vectors; 7.9 and 7.8 for eight.
+//! multiplied apart, which is as exact. Scores stay in L1, where they become weights and then terms in the same place.
+//! While vectors take what tiles have found, tiles find the next. A row finds the same bits as with AVX-512, which few rows
+//! are left to: it has the memory's speed. By a program that is not kept, one thread read 9.3 GB/s for four rows with tiles
+//! that were two of lanes wide, and 12.2 with vectors; 7.9 and 7.8 for eight.
 //!
 //! One thread of an Intel Xeon that others used as well, best of forty prompts of 512 by a program that is not kept, twelve
 //! layers of four key heads of 64 and three heads to each:

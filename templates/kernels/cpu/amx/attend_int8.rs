@@ -6,11 +6,11 @@
 //! are left to: it has the memory's speed. By a program that is not kept, one thread read 9.3 GB/s for four rows with tiles
 //! that were two of lanes wide, and 12.2 with vectors; 7.9 and 7.8 for eight.
 //!
-//! One thread of an Intel Xeon that others used as well, best of forty prompts of 512 by a program that is not kept, twelve
+//! One thread of an Intel Xeon that others used as well, best of forty to sixty prompts of 512, by a program not kept, twelve
 //! layers of four key heads of 64 and three heads to each:
 //!
 //! * 33.0 ms with 64 rows at a time, whose scores stay in L2, and tiles two of lanes wide
-//! * 28.1 with sixteen rows, whose scores stay in L1, up to the last position that is seen; terms parted in vectors
+//! * 28.1 with sixteen rows, whose scores stay in L1, up to the last seen; terms parted and powers scaled in vectors
 //! * 26.8 with terms in the place of weights, and tiles that are configured once a range
 //! * 24.9 with one tile of lanes at a time, whose sums vectors take while tiles find the next
 //! * 21.9 with weights as powers of two

@@ -134,6 +134,9 @@ macro_rules! kernels {
 }
 pub(crate) use kernels;
 
+/// Attention over keys and values in codes, with the products of any instruction set; with tiles, that of few rows.
+const ATTEND_INT8: &str = include_str!("cpu/attend_int8.rs");
+
 /// Those of AVX-512, which AMX shares but for products.
 pub const AVX512: Kernels = kernels!(
     "avx512",
@@ -227,9 +230,8 @@ impl Kernels {
             }
             Precision::Bf16 => (include_str!("cpu/store_bf16.rs"), self.attend, Some(self.pair_bf16), None),
             Precision::Int8 => {
-                let (store, attend) = (include_str!("cpu/store_int8.rs"), include_str!("cpu/attend_int8.rs"));
-                let look = if tiles { include_str!("cpu/amx/look_int8.rs") } else { self.look_int8 };
-                (store, attend, None, Some(look))
+                let attend = if tiles { include_str!("cpu/amx/attend_int8.rs") } else { ATTEND_INT8 };
+                (include_str!("cpu/store_int8.rs"), attend, None, Some(self.look_int8))
             }
             Precision::Int4 => {
                 return Err(EmitError::Conflict {
@@ -271,7 +273,7 @@ impl Kernels {
                 Part::Source { path: "src/kernels/weigh.rs", text: self.weigh_int8 },
             ]);
             if tiles {
-                parts.push(Part::Source { path: "src/kernels/look_few.rs", text: self.look_int8 });
+                parts.push(Part::Source { path: "src/kernels/attend_few.rs", text: ATTEND_INT8 });
             }
         }
         parts.extend(layers.dots.map(|text| Part::Source { path: "src/kernels/dots.rs", text }));

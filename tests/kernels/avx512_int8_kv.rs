@@ -1,7 +1,7 @@
 //! Attention over a cache in int8 with the products of `templates/kernels/cpu/avx512`, as an emitted crate compiles it.
 
 pub(super) use super::{
-    avx512::{activation, merge},
+    avx512::merge,
     store_int8 as store, strip,
 };
 

@@ -14,21 +14,19 @@ use super::{
     merge::merge,
     store::{Cell, SCALE, parts},
     strip::{Past, RANGE, TILE, found_len},
-    weigh::weigh,
+    weigh::{largest, round, weigh},
 };
 
-/// Rows whose scores are kept at once.
-const ROWS: usize = 64;
+/// Rows whose scores are kept at once: 32 KiB of them, which stay in L1 until they are weights.
+const ROWS: usize = TILE;
 
 /// Blocks of a range, at most: their positions are a multiple of the depth of a tile of values.
-const N_BLOCKS: usize = RANGE / 64;
+pub const N_BLOCKS: usize = RANGE / 64;
 
 /// One thread's memory.
 pub struct Scratch {
     /// (ROWS, channels), each row in units of its own.
     queries: Lines<i16>,
-    /// Of each row.
-    units: [f32; ROWS],
     /// Of the keys of the range, and of its values.
     scales: [[f32; RANGE]; 2],
     /// (ROWS, RANGE): scores, then weights.
@@ -46,7 +44,6 @@ impl Scratch {
     pub fn new(channels: usize) -> Self {
         Self {
             queries: Lines::new(ROWS * channels),
-            units: [0.0; ROWS],
             scales: [[0.0; RANGE]; 2],
             scores: Lines::new(ROWS * RANGE),
             weights: Lines::new(ROWS * RANGE),
@@ -73,60 +70,81 @@ pub fn attend<const CHANNELS: usize, const BLOCK: usize>(
 ) {
     let queries = queries.as_chunks::<CHANNELS>().0;
     assert!(attended.len() == queries.len() * found_len(CHANNELS), "a record for each row");
-    let whole = range * RANGE..(range + 1) * RANGE;
-    let clipped = |first: usize, last: usize| {
-        let (start, end) = (seen(first).start.max(whole.start), seen(last).end.min(whole.end));
-        if start < end { start - whole.start..end - whole.start } else { 0..0 }
-    };
+    let seen = within(range, seen);
+    let all = blocks_of::<BLOCK>(seen(0, queries.len() - 1));
+    let [keys, values] = codes::<CHANNELS, BLOCK>(past, range, all, &mut scratch.scales);
     let strips = queries.chunks(ROWS).zip(attended.chunks_mut(ROWS * found_len(CHANNELS)));
     for (strip, (queries, attended)) in strips.enumerate() {
-        let seen = |first: usize, last: usize| clipped(strip * ROWS + first, strip * ROWS + last);
-        attend_rows::<CHANNELS, BLOCK>(queries, past, whole.start, seen, scratch, attended);
+        let seen = |first: usize, last: usize| seen(strip * ROWS + first, strip * ROWS + last);
+        attend_rows::<CHANNELS, BLOCK>(queries, [&keys, &values], seen, scratch, attended);
     }
 }
 
-/// The same for at most ROWS rows; `seen` are the positions from the first of some rows to the last, counted from the
-/// start of the range.
+/// The positions that some rows see of a range, from the first of these to the last, counted from its start.
+pub fn within(range: usize, seen: impl Fn(usize) -> Range<usize>) -> impl Fn(usize, usize) -> Range<usize> {
+    let whole = range * RANGE..(range + 1) * RANGE;
+    move |first, last| {
+        let (start, end) = (seen(first).start.max(whole.start), seen(last).end.min(whole.end));
+        if start < end { start - whole.start..end - whole.start } else { 0..0 }
+    }
+}
+
+/// The codes of some blocks of a range, of keys and of values; their scales are copied.
+pub fn codes<'a, const CHANNELS: usize, const BLOCK: usize>(
+    past: &Past<'a, Cell>,
+    range: usize,
+    blocks: Range<usize>,
+    [of_keys, of_values]: &mut [[f32; RANGE]; 2],
+) -> [[&'a [Cell]; N_BLOCKS]; 2] {
+    let [mut keys, mut values]: [[&[Cell]; N_BLOCKS]; 2] = [[&[]; N_BLOCKS]; 2];
+    for block in blocks {
+        let (key_cells, value_cells) = past.block(range * RANGE / BLOCK + block, BLOCK * (CHANNELS + SCALE));
+        let positions = block * BLOCK..(block + 1) * BLOCK;
+        keys[block] = parts::<CHANNELS, BLOCK>(key_cells, &mut of_keys[positions.clone()]);
+        values[block] = parts::<CHANNELS, BLOCK>(value_cells, &mut of_values[positions]);
+    }
+    [keys, values]
+}
+
+/// The blocks of a range in which these positions are.
+pub fn blocks_of<const BLOCK: usize>(positions: Range<usize>) -> Range<usize> {
+    positions.start / BLOCK..positions.end.div_ceil(BLOCK)
+}
+
+/// The same for at most ROWS rows, and keys and values of the range.
 fn attend_rows<const CHANNELS: usize, const BLOCK: usize>(
     queries: &[[f32; CHANNELS]],
-    past: &Past<'_, Cell>,
-    start: usize,
+    [keys, values]: [&[&[Cell]; N_BLOCKS]; 2],
     seen: impl Fn(usize, usize) -> Range<usize>,
     scratch: &mut Scratch,
     attended: &mut [f32],
 ) {
     let n_rows = queries.len();
-    let all = seen(0, n_rows - 1);
-    if all.is_empty() {
+    let blocks = blocks_of::<BLOCK>(seen(0, n_rows - 1));
+    if blocks.is_empty() {
         return;
     }
-    let Scratch { queries: rounded, units, scales: [key_scales, value_scales], scores, weights, sums, found } =
-        scratch;
-    let blocks = all.start / BLOCK..all.end.div_ceil(BLOCK);
-    let (mut keys, mut values): ([&[Cell]; N_BLOCKS], _) = ([&[]; N_BLOCKS], [&[][..]; N_BLOCKS]);
-    for block in blocks.clone() {
-        let (its_keys, its_values) = past.block(start / BLOCK + block, BLOCK * (CHANNELS + SCALE));
-        let (codes, scales) = parts::<CHANNELS, BLOCK>(its_keys);
-        keys[block] = codes;
-        key_scales[block * BLOCK..].iter_mut().zip(scales).for_each(|(to, scale)| *to = scale);
-        let (codes, scales) = parts::<CHANNELS, BLOCK>(its_values);
-        values[block] = codes;
-        value_scales[block * BLOCK..].iter_mut().zip(scales).for_each(|(to, scale)| *to = scale);
-    }
+    let Scratch { queries: rounded, scales, scores, weights, sums, found } = scratch;
     let positions = blocks.start * BLOCK..blocks.end * BLOCK;
     let (rounded, sums) = (&mut rounded[..n_rows * CHANNELS], &mut sums[..n_rows * CHANNELS]);
-    for ((query, rounded), unit) in queries.iter().zip(rounded.chunks_exact_mut(CHANNELS)).zip(&mut *units) {
-        *unit = round(query, rounded);
+    let mut units = [0.0; ROWS];
+    for ((query, rounded), unit) in queries.iter().zip(rounded.chunks_exact_mut(CHANNELS)).zip(&mut units) {
+        let (inverse, step) = steps(largest(query));
+        round(query, inverse, rounded);
+        *unit = step;
     }
     score::<CHANNELS, BLOCK>(rounded, &keys[blocks.clone()], &mut scores[positions.start..]);
-    let (key_scales, value_scales) = (&key_scales[positions.clone()], &value_scales[positions.clone()]);
+    let scales = scales.each_ref().map(|scales| &scales[positions.clone()]);
     let mut ends = [[0.0; 2]; ROWS];
     for (row, (unit, ends)) in units[..n_rows].iter_mut().zip(&mut ends).enumerate() {
         let cells = row * RANGE + positions.start..row * RANGE + positions.end;
         let (scores, weights) = (&mut scores[cells.clone()], &mut weights[cells]);
         let seen = seen(row, row);
         let seen = seen.start.saturating_sub(positions.start)..seen.end.saturating_sub(positions.start);
-        (*ends, *unit) = weigh(scores, [key_scales, value_scales], *unit, seen, weights);
+        let (found, most) = weigh(scores, scales, *unit, seen);
+        let (inverse, step) = steps(most);
+        round(scores, inverse, weights);
+        (*ends, *unit) = (found, step);
     }
     sum_values::<CHANNELS, BLOCK>(&weights[positions.start..], &values[blocks], sums);
     for (row, attended) in attended.chunks_exact_mut(found_len(CHANNELS)).enumerate() {
@@ -137,25 +155,13 @@ fn attend_rows<const CHANNELS: usize, const BLOCK: usize>(
     }
 }
 
-/// Writes a query as whole numbers of 32767 steps, to the nearest, ties to even, up to the largest magnitude; returns the
-/// step.
-fn round<const CHANNELS: usize>(query: &[f32; CHANNELS], rounded: &mut [i16]) -> f32 {
-    let mut of_lanes = [0.0f32; TILE];
-    for query in query.as_chunks::<TILE>().0 {
-        of_lanes.iter_mut().zip(query).for_each(|(largest, x)| *largest = largest.max(x.abs()));
-    }
-    let largest = of_lanes.into_iter().fold(0.0, f32::max);
-    let inverse = if largest < TINY { 0.0 } else { STEPS / largest };
-    // The low bits of the sum are the whole number.
-    rounded.iter_mut().zip(query).for_each(|(to, x)| *to = (x * inverse + NO_FRACTION).to_bits() as i16);
-    largest / STEPS
+/// Of a row whose largest magnitude this is, as whole numbers of sixteen bits: the inverse of a step, and the step.
+pub fn steps(largest: f32) -> (f32, f32) {
+    (if largest < TINY { 0.0 } else { STEPS / largest }, largest / STEPS)
 }
 
 /// Steps from zero to the largest magnitude of a row.
-pub const STEPS: f32 = 32767.0;
+const STEPS: f32 = 32767.0;
 
 /// A magnitude whose inverse, times 32767, is still a number; what is smaller is nothing.
-pub const TINY: f32 = f32::MIN_POSITIVE * 65536.0;
-
-/// 1.5 · 2²³: added, it leaves no bits for a fraction.
-const NO_FRACTION: f32 = 12_582_912.0;
+const TINY: f32 = f32::MIN_POSITIVE * 65536.0;

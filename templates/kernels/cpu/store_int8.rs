@@ -7,6 +7,9 @@ use super::strip::TILE;
 /// A code of a key or a value, −127 to 127, or a fourth of a scale.
 pub type Cell = i8;
 
+/// Cells of a line: sixteen lanes of four.
+const LINE: usize = 4 * TILE;
+
 /// Cells of the scale that a position has: an f32.
 pub const SCALE: usize = size_of::<f32>();
 
@@ -23,33 +26,32 @@ pub fn store<const HEAD_DIM: usize, const CHANNELS: usize, const BLOCK: usize>(
 ) {
     let len = BLOCK * (CHANNELS + SCALE);
     for (keys, key) in keys.chunks_exact_mut(len).zip(key.as_chunks::<HEAD_DIM>().0) {
-        let codes = rounded(key, scale_mut(&mut keys[BLOCK * CHANNELS..], position));
-        let tile = &mut keys[position / TILE * TILE * CHANNELS..];
-        for (lanes, four) in tile.chunks_exact_mut(4 * TILE).zip(codes.chunks(4)) {
-            lanes[position % TILE * 4..][..four.len()].copy_from_slice(four);
+        let codes: [_; CHANNELS] = rounded(key, scale_mut(&mut keys[BLOCK * CHANNELS..], position));
+        let lines = keys[position / TILE * TILE * CHANNELS..].as_chunks_mut::<LINE>().0;
+        for (line, four) in lines.iter_mut().zip(codes.as_chunks::<4>().0) {
+            line.as_chunks_mut().0[position % TILE] = *four;
         }
     }
     for (values, value) in values.chunks_exact_mut(len).zip(value.as_chunks::<HEAD_DIM>().0) {
-        let codes = rounded(value, scale_mut(&mut values[BLOCK * CHANNELS..], position));
-        for (tile, sixteen) in values.chunks_exact_mut(BLOCK * TILE).zip(codes.chunks(TILE)) {
-            let lanes = &mut tile[position / 4 * 4 * TILE..][..4 * TILE];
-            lanes
-                .iter_mut()
-                .skip(position % 4)
-                .step_by(4)
-                .zip(sixteen)
-                .for_each(|(cell, code)| *cell = *code);
+        let codes: [_; CHANNELS] = rounded(value, scale_mut(&mut values[BLOCK * CHANNELS..], position));
+        let lines = values.as_chunks_mut::<LINE>().0.iter_mut().skip(position / 4).step_by(BLOCK / 4);
+        for (line, sixteen) in lines.zip(codes.as_chunks::<TILE>().0) {
+            let lanes = line.as_chunks_mut::<4>().0.iter_mut();
+            lanes.zip(sixteen).for_each(|(lane, code)| lane[position % 4] = *code);
         }
     }
 }
 
-/// The codes and the scales that a head has in a block.
-pub fn parts<const CHANNELS: usize, const BLOCK: usize>(
-    cells: &[Cell],
-) -> (&[Cell], impl Iterator<Item = f32>) {
-    let (codes, scales) = cells.split_at(BLOCK * CHANNELS);
-    let scales = scales.as_chunks().0.iter();
-    (codes, scales.map(|cells: &[Cell; SCALE]| f32::from_ne_bytes(cells.map(i8::cast_unsigned))))
+/// The codes that a head has in a block; its scales are copied.
+pub fn parts<'a, const CHANNELS: usize, const BLOCK: usize>(
+    cells: &'a [Cell],
+    scales: &mut [f32],
+) -> &'a [Cell] {
+    let (codes, cells) = cells.split_at(BLOCK * CHANNELS);
+    for (scale, cells) in scales.iter_mut().zip(cells.as_chunks::<SCALE>().0) {
+        *scale = f32::from_ne_bytes(cells.map(i8::cast_unsigned));
+    }
+    codes
 }
 
 /// The scale of a position.
@@ -58,14 +60,21 @@ fn scale_mut(scales: &mut [Cell], position: usize) -> &mut [Cell] {
 }
 
 /// The codes of a head: each channel to the nearest of 127 steps, ties to even, up to the largest magnitude; a step is the
-/// scale.
-fn rounded<const HEAD_DIM: usize>(x: &[f32; HEAD_DIM], scale: &mut [Cell]) -> [Cell; HEAD_DIM] {
-    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+/// scale. What fills the last tile is nothing.
+fn rounded<const HEAD_DIM: usize, const CHANNELS: usize>(
+    x: &[f32; HEAD_DIM],
+    scale: &mut [Cell],
+) -> [Cell; CHANNELS] {
+    // Magnitudes are ordered as their bits, whose largest may be sought in any order.
+    let largest = x.iter().map(|x| x.abs().to_bits().cast_signed()).fold(0, i32::max);
+    let largest = f32::from_bits(largest.cast_unsigned());
     scale.copy_from_slice(&(largest / 127.0).to_ne_bytes().map(u8::cast_signed));
     // Of less the inverse may be infinite; it is nothing beside any other position.
     let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };
     // The low bits of the sum are the whole number.
-    x.map(|x| (x * inverse + NO_FRACTION).to_bits() as Cell)
+    let mut codes = [0; CHANNELS];
+    codes.iter_mut().zip(x).for_each(|(code, x)| *code = (x * inverse + NO_FRACTION).to_bits() as Cell);
+    codes
 }
 
 /// A magnitude whose inverse, times 127, is still a number.

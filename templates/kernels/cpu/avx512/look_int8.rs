@@ -4,11 +4,11 @@
 //! vectors of eight lanes by two sums, which are added at the end. The block that is next, or the channels that are, are
 //! fetched ahead: without, one thread read 7.6 GB/s and not 10.9, by a program that is not kept.
 //!
-//! Two threads of an Intel Xeon that others used for 18 % of the time, best of sixty runs of `kernels_speed`, two heads of 128
-//! to a key head; the probe, disturbed alike, read 23.8 GB/s and multiplied 305 GFLOP/s of f32 in registers:
+//! Two threads of an Intel Xeon that others used as well, best of sixty runs of `kernels_speed`, two heads of 128 to a key
+//! head; the probe, disturbed alike, read 27.1 GB/s and multiplied 343 GFLOP/s of f32 in registers:
 //!
-//! * one row of 8192 from memory: 24.3 GB/s, all there is; of 1024: 22.9
-//! * 272 GFLOP/s with 512 rows, 332 with the last 64 of 4096
+//! * one row of 8192 from memory: 26.8 GB/s, all there is; of 1024: 25.7
+//! * 320 GFLOP/s with 512 rows, 372 with the last 64 of 4096
 
 use super::{
     merge::store,

@@ -1,21 +1,17 @@
-//! Weights between the products of attention over codes, in plain Rust.
+//! Weights between the products of attention over codes, and rounding to terms of products, in plain Rust.
 
 use std::ops::Range;
 
-use super::{
-    activation::exp,
-    attend::{STEPS, TINY},
-};
+use super::activation::exp;
 
-/// scores ← exp(scores - their largest) at the positions seen and 0 at the others, where a score times `unit` and the scale of
-/// its key is one; `weights` ← those times the scales of values, as whole numbers of steps. The largest score and the sum of
-/// the weights, and the step.
+/// scores ← exp(scores - their largest) times the scales of values at the positions seen and 0 at the others, where a score
+/// times `unit` and the scale of its key is one. The largest score and the sum of the weights before they are scaled; and the
+/// largest that is scaled.
 pub fn weigh(
     scores: &mut [f32],
     [keys, values]: [&[f32]; 2],
     unit: f32,
     seen: Range<usize>,
-    weights: &mut [i16],
 ) -> ([f32; 2], f32) {
     let mut largest = f32::MIN;
     for position in seen.clone() {
@@ -29,9 +25,19 @@ pub fn weigh(
         *score = if seen.contains(&position) { weight * values[position] } else { 0.0 };
         most = most.max(*score);
     }
-    let inverse = if most < TINY { 0.0 } else { STEPS / most };
-    for (weight, scaled) in weights.iter_mut().zip(scores) {
-        *weight = (*scaled * inverse).round_ties_even() as i16;
-    }
-    ([largest, sum], most / STEPS)
+    ([largest, sum], most)
 }
+
+/// The largest magnitude of a row.
+pub fn largest(row: &[f32]) -> f32 {
+    row.iter().fold(0.0, |largest, x| largest.max(x.abs()))
+}
+
+/// Writes a row, times `inverse`, as whole numbers, to the nearest, ties to even.
+pub fn round(row: &[f32], inverse: f32, rounded: &mut [i16]) {
+    // The low bits of the sum are the whole number.
+    rounded.iter_mut().zip(row).for_each(|(to, x)| *to = (x * inverse + NO_FRACTION).to_bits() as i16);
+}
+
+/// 1.5 · 2²³: added, it leaves no bits for a fraction.
+const NO_FRACTION: f32 = 12_582_912.0;

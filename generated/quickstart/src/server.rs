@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "121bc463f013c8398f194ad2af20e4f094b4682b63e9a8539140dbcc0f707099",
-    plan_digest: "948b5b177d6bae3d3ef55276f0f7e364b84ce355b42ee3740ef5b5e7c653bc5a",
+    plan_digest: "768d722ca564dd3a8052cdf1b1a52274806a4009b89cac6bd26674023a60ba35",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 

@@ -3,7 +3,7 @@
 use rt::{
     columns::Columns,
     image::{Image, ImageError},
-    memory::{grant_later, granted},
+    memory::{Lines, grant_later},
     pool::Pool,
 };
 
@@ -34,19 +34,19 @@ pub struct Model {
 /// Memory for the largest step.
 struct Scratch {
     /// (STEP_ROWS, HIDDEN): the residual stream.
-    hidden: Vec<f32>,
+    hidden: Lines<f32>,
     /// STEP_ROWS of it, normed.
     normed: Operand<HIDDEN>,
     /// (STEP_ROWS, QKV_WIDTH)
-    qkv: Vec<f32>,
+    qkv: Lines<f32>,
     /// (STEP_ROWS, Q_WIDTH)
-    attended: Vec<f32>,
+    attended: Lines<f32>,
     /// STEP_ROWS of it.
     mixed: Operand<Q_WIDTH>,
     /// STEP_ROWS of what is inside the MLP.
     gated: Operand<INTERMEDIATE>,
     /// (MAX_SEQUENCES, VOCAB)
-    logits: Vec<f32>,
+    logits: Lines<f32>,
 }
 
 impl Model {
@@ -59,13 +59,13 @@ impl Model {
             caches: (0..N_LAYERS).map(|_| LayerCache::new()).collect(),
             attention: Attention::new(),
             scratch: Scratch {
-                hidden: granted(STEP_ROWS * HIDDEN),
+                hidden: Lines::new(STEP_ROWS * HIDDEN),
                 normed: Operand::new(STEP_ROWS),
-                qkv: granted(STEP_ROWS * QKV_WIDTH),
-                attended: granted(STEP_ROWS * Q_WIDTH),
+                qkv: Lines::new(STEP_ROWS * QKV_WIDTH),
+                attended: Lines::new(STEP_ROWS * Q_WIDTH),
                 mixed: Operand::new(STEP_ROWS),
                 gated: Operand::new(STEP_ROWS),
-                logits: granted(MAX_SEQUENCES * VOCAB),
+                logits: Lines::new(MAX_SEQUENCES * VOCAB),
             },
         })
     }

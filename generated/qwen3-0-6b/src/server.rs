@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "b25b2adffbdba009a90002c6dcaa4102596edd9437f8ae752ccff8f866ce6ad4",
-    plan_digest: "6628f45f7fcc1b220210ebb08fb5642894f81734a52d40298bd2728c38badee1",
+    plan_digest: "3f1a3e743f9606a606aeb3de608b6d1ae7aa23de0139715b81d332782beaebb6",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };
 

@@ -3,8 +3,8 @@
 /// Positions whose weights are taken relative to one largest score, counted from position 0. A row's sum is that of its
 /// ranges in order, whether it is computed alone, in a piece of a prompt, or by several threads, a range each.
 ///
-/// Scores of 64 rows then take 128 KiB, which stay in L2 beside the keys; a sequence of 8192 is 16 pieces of work a
-/// head.
+/// Scores of 64 rows then take 128 KiB, which stay in L2 beside the keys, and of 16 rows 32 KiB, which stay in L1; a
+/// sequence of 8192 is 16 pieces of work a head.
 pub const RANGE: usize = 512;
 
 /// Positions of a tile of keys, and channels of a tile of values: a line of sixteen f32.

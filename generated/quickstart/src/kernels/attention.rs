@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rt::{
     columns::{Columns, PerRow},
-    memory::{Lines, granted},
+    memory::Lines,
     pool::Pool,
 };
 
@@ -50,7 +50,7 @@ pub struct Attention {
     threads: Vec<Thread>,
     /// What rows have found in each range, where ranges are spread over threads: FOUND cells for each query head and
     /// range of SPLIT_ROWS rows.
-    found: Vec<f32>,
+    found: Lines<f32>,
 }
 
 /// What one thread looks with.
@@ -73,7 +73,7 @@ impl Attention {
         Self {
             strips: Vec::with_capacity(STEP_ROWS),
             threads: (0..N_THREADS).map(|_| thread()).collect(),
-            found: granted(SPLIT_ROWS * N_KV_HEADS * GROUP * N_RANGES * FOUND),
+            found: Lines::new(SPLIT_ROWS * N_KV_HEADS * GROUP * N_RANGES * FOUND),
         }
     }
 
@@ -279,8 +279,8 @@ impl Step<'_> {
         let first = (head * GROUP + row % GROUP) * HEAD_DIM;
         // SAFETY: no two tasks have the same row and heads.
         let out = unsafe { self.out.row_mut(strip.first_row + row / GROUP, first..first + HEAD_DIM) };
-        let sum = attended[CHANNELS + 1];
-        out.iter_mut().zip(attended).for_each(|(out, value)| *out = value / sum);
+        let share = 1.0 / attended[CHANNELS + 1];
+        out.iter_mut().zip(attended).for_each(|(out, value)| *out = value * share);
     }
 }
 

@@ -4,9 +4,6 @@
 /// hands over while it looks for the first.
 pub const AHEAD: usize = 32;
 
-/// Steps of 32 k before the next panel comes: so much of a strip of rows, and the weights of a step, fit into L1.
-pub const DEPTH: usize = 8;
-
 /// Panels that stay in L2 while all rows pass.
 pub const PANELS: usize = 8;
 

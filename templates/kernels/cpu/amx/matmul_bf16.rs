@@ -93,7 +93,8 @@ pub fn matmul<const K: usize, const TERMS: usize>(
                 multiply::<K, TERMS, 2, SOME_LINES>(&tiles, x, first_row, weights, ahead, block, |step| {
                     if let Some((panel, first_row)) = before {
                         let piece = rows_from(first_row).div_ceil(n_steps);
-                        let [start, end] = [step, step + 1].map(|step| rows_from(first_row).min(step * piece));
+                        let [start, end] =
+                            [step, step + 1].map(|step| rows_from(first_row).min(step * piece));
                         finish(panel, first_row + start, done.cells::<TERMS>(start..end));
                     }
                 });

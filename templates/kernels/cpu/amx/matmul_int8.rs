@@ -96,12 +96,13 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
     let mut blocks = [Block::of(0); 2];
     let [mut dots, mut done] = blocks.each_mut();
     let mut sums = Block::of(0.0);
-    let mut add = |(first_row, panel, group): (usize, usize, usize), rows: Range<usize>, done: &Block<i32>| {
-        add(x, first_row, rows.clone(), group, scales(w, panel, group), done, &mut sums);
-        if group + 1 == n_groups {
-            finish(panel, first_row + rows.start, &sums.0[rows]);
-        }
-    };
+    let mut add =
+        |(first_row, panel, group): (usize, usize, usize), rows: Range<usize>, done: &Block<i32>| {
+            add(x, first_row, rows.clone(), group, scales(w, panel, group), done, &mut sums);
+            if group + 1 == n_groups {
+                finish(panel, first_row + rows.start, &sums.0[rows]);
+            }
+        };
     let rows_from = |first_row: usize| (n_rows - first_row).min(TILES * TILE_ROWS);
     let mut before: Option<(usize, usize, usize)> = None;
     for start in panels.clone().step_by(width) {
@@ -113,12 +114,25 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                     let (cells, scales) = w.group(panel, group);
                     let group_bytes = size_of_val(cells) + size_of_val(scales);
                     let n_steps = cells.len() / TILE_ROWS;
-                    multiply::<K, GROUP, TILES, LINES>(&tiles, x, first_row, group, cells, ahead, dots, |step| {
-                        if n_steps > FEW_STEPS && let Some(before @ (first_row, ..)) = before {
-                            add(before, piece(rows_from(first_row), step, n_steps), done);
-                        }
-                    });
-                    if n_steps <= FEW_STEPS && let Some(before @ (first_row, ..)) = before {
+                    multiply::<K, GROUP, TILES, LINES>(
+                        &tiles,
+                        x,
+                        first_row,
+                        group,
+                        cells,
+                        ahead,
+                        dots,
+                        |step| {
+                            if n_steps > FEW_STEPS
+                                && let Some(before @ (first_row, ..)) = before
+                            {
+                                add(before, piece(rows_from(first_row), step, n_steps), done);
+                            }
+                        },
+                    );
+                    if n_steps <= FEW_STEPS
+                        && let Some(before @ (first_row, ..)) = before
+                    {
                         add(before, 0..rows_from(first_row), done);
                     }
                     ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);

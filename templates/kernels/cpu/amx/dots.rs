@@ -68,14 +68,13 @@ pub fn add<const K: usize, const GROUP: usize>(
     }
 }
 
-/// The products of a group, of TILES tiles of rows, one or two; LINES lines are fetched from `ahead` on with each step. Tiles
-/// leave vectors idle: `meanwhile` is what those do beside each step.
+/// The products of a group, of TILES tiles of rows from the first on, one or two; LINES lines are fetched from `ahead` on with
+/// each step. Tiles leave vectors idle: `meanwhile` is what those do beside each step.
 #[target_feature(enable = "avx512f")]
 pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
     x: &Operand<K, GROUP>,
-    first_row: usize,
-    group: usize,
+    (first_row, group): (usize, usize),
     cells: &[[i8; 4 * PANEL]],
     ahead: *const u8,
     dots: &mut Block<i32>,

@@ -117,8 +117,7 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                     multiply::<K, GROUP, TILES, LINES>(
                         &tiles,
                         x,
-                        first_row,
-                        group,
+                        (first_row, group),
                         cells,
                         ahead,
                         dots,

@@ -51,10 +51,12 @@ pub trait Mechanism: fmt::Debug + Sync {
     fn knobs(&self) -> &'static [KnobSpec] {
         &[]
     }
+
     /// What must be measured of the model before [`fit`](Self::fit) can answer; `None` where nothing, or where it was.
     fn unmeasured(&self, _: &Job<'_>) -> Option<Candidate> {
         None
     }
+
     /// How it holds weights with these knobs, on the axis of weights.
     fn holds(&self, _: &Knobs) -> Option<Held> {
         None

@@ -234,7 +234,7 @@ fn found_of<const CHANNELS: usize>(sums: &Sums, tile: usize, units: &[f32; TILE]
     }
 }
 
-/// Sums of sixteen rows by two tiles of lanes, of the upper and of the lower halves.
+/// Sums of sixteen rows by a tile of lanes, of the upper and of the lower halves.
 #[repr(align(64))]
 struct Sums([[[MaybeUninit<i32>; TILE]; TILE]; 2]);
 

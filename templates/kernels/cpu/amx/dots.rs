@@ -84,7 +84,7 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
     let n_steps = cells.len() / TILE_ROWS;
     assert!(n_steps > 0 && group * GROUP + 64 * n_steps <= row_bytes, "no group {group} of {K}");
     let upper = x.row_ptr(first_row).wrapping_add(group * GROUP);
-    // SAFETY: tiles are configured. Nothing but the next two lines changes them: the compiler does not use tiles.
+    // SAFETY: tiles are configured. Nothing but the lines below changes them: the compiler does not use tiles.
     unsafe {
         asm!(
             "tilezero tmm0",

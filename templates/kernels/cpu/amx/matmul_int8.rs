@@ -19,8 +19,9 @@
 //! * 256: 2500 GOP/s
 //! * all of a row: 3200 GOP/s
 //!
-//! Vectors scale and finish some rows of the block before beside each step, not all after the last: 5 to 8 % less time for a prompt
-//! of 512 with one scale a row (paired, a server each). A group of two steps is too short for that.
+//! Vectors scale and finish some rows of the block before beside each step, not all after the last: 5 to 8 % less time for
+//! a prompt of 512 with one scale a row, in turns, a server each, by a program that is not kept. A group of two steps is too
+//! short for that.
 //!
 //! 512 k of a strip kept in L1 while eight panels pass, in turns with this by builds that are not kept: 1 to 4 % more, and
 //! 5 % less in int4. Not worth its lines.

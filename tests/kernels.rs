@@ -477,20 +477,31 @@ fn rotate_turns_each_pair_by_its_angle() {
 
 /// silu(x) = x / (1 + exp(-x)) measures `exp` too: for x ≪ 0 it is x · exp(x).
 #[test]
+fn cells_are_put_into_as_many_columns_as_there_are_and_added_to_them() {
+    let cells = std::array::from_fn(|col| col as f32 + 0.5);
+    for isa in isas() {
+        for n in 0..=PANEL {
+            let mut y = [-1.0; PANEL];
+            (isa.put)(&mut y[..n], &cells);
+            assert_eq!(y[..n], cells[..n], "{}", isa.name);
+            (isa.add)(&mut y[..n], &cells);
+            assert!(y[..n].iter().zip(&cells).all(|(y, cell)| *y == 2.0 * cell), "{}", isa.name);
+            assert!(y[n..].iter().all(|y| *y == -1.0), "{}: nothing behind the last column", isa.name);
+        }
+    }
+}
+
+#[test]
 fn silu_is_x_over_one_plus_exp_of_minus_x() {
     let steps: Vec<f32> = (-87_000..=88_000).map(|step| step as f32 / 1000.0).collect();
     for isa in isas() {
         let silu = |gates: &[f32], up: f32| {
-            let cells: Vec<_> = gates
-                .chunks(PANEL / 2)
-                .map(|gates| {
-                    let mut cells = [up; PANEL];
-                    cells[..gates.len()].copy_from_slice(gates);
-                    cells
-                })
-                .collect();
-            let mut gated = vec![[0.0; PANEL / 2]; cells.len()];
-            (isa.silu_mul)(&cells, &mut gated);
+            let mut gated = vec![[0.0; PANEL / 2]; gates.len().div_ceil(PANEL / 2)];
+            for (gates, gated) in gates.chunks(PANEL / 2).zip(&mut gated) {
+                let mut cells = [up; PANEL];
+                cells[..gates.len()].copy_from_slice(gates);
+                (isa.silu_mul)(&cells, gated);
+            }
             gated.as_flattened()[..gates.len()].to_vec()
         };
         let out = silu(&steps, 2.0);

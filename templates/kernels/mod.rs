@@ -46,6 +46,8 @@ pub struct Kernels {
     pub rope: &'static str,
     /// `silu_mul`
     pub activation: &'static str,
+    /// `put` and `add`
+    pub cells: &'static str,
 }
 
 /// The files that multiply by weights of one format.
@@ -129,6 +131,7 @@ macro_rules! kernels {
             norm: include_str!(concat!("../kernels/cpu/", $isa, "/norm.rs")),
             rope: include_str!(concat!("../kernels/cpu/", $isa, "/rope.rs")),
             activation: include_str!(concat!("../kernels/cpu/", $isa, "/activation.rs")),
+            cells: include_str!(concat!("../kernels/cpu/", $isa, "/cells.rs")),
         }
     };
 }
@@ -265,6 +268,7 @@ impl Kernels {
             Part::Source { path: "src/kernels/norm.rs", text: self.norm },
             Part::Source { path: "src/kernels/rope.rs", text: self.rope },
             Part::Source { path: "src/kernels/activation.rs", text: self.activation },
+            Part::Source { path: "src/kernels/cells.rs", text: self.cells },
         ];
         parts.extend(pair.map(|text| Part::Source { path: "src/kernels/pair.rs", text }));
         if let Some(look) = look {

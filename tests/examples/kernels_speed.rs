@@ -69,7 +69,7 @@ use std::time::Instant;
 use half::bf16;
 use harness::probe::{Machine, probe};
 use memmap2::{Advice, Mmap, MmapMut};
-use rt::columns::{Columns, PerRow};
+use rt::columns::{Columns, Finish, PerRow};
 use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use rt::memory::Lines;
 use rt::pool::Pool;
@@ -190,6 +190,21 @@ impl<W: Packed> Matrices<W> {
     }
 }
 
+/// Stores cells, as those of a product are that is not added to anything.
+#[derive(Clone, Copy)]
+struct Stored<'a>(Columns<'a>);
+
+impl Finish for Stored<'_> {
+    #[inline(always)]
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        for (row, cells) in (first_row..).zip(cells) {
+            // SAFETY: a panel is one task's.
+            let y = unsafe { self.0.row_mut(row, panel * PANEL..(panel + 1) * PANEL) };
+            avx512::cells::put(y, cells);
+        }
+    }
+}
+
 /// All panels in pieces, as an emitted crate's `linear` takes them; every cell is stored.
 fn each_piece(pool: &Pool, n_panels: usize, work: impl Fn(Range<usize>) + Sync) {
     let pieces = pool.pieces(n_panels, 1);
@@ -294,12 +309,7 @@ macro_rules! product {
         let run = move || {
             let (w, y) = (w.next(), Columns::new(&mut y, n_cols));
             each_piece(pool, w.count(), |panels| {
-                $isa::$kernel::matmul(&x, n_rows, w, panels, |panel, row, cells| {
-                    for (i, cells) in cells.iter().enumerate() {
-                        // SAFETY: a panel is one task's.
-                        unsafe { y.row_mut(row + i, panel * PANEL..(panel + 1) * PANEL) }.copy_from_slice(cells);
-                    }
-                });
+                $isa::$kernel::matmul(&x, n_rows, w, panels, Stored(y));
             });
         };
         let terms: &[usize] = &[$($terms)?];
@@ -324,7 +334,9 @@ macro_rules! others {
                 $isa::rope::rotate(x, &angles[..512], &angles[512..]);
             }),
             elementwise(&format!("{name} silu_mul"), 6, move |cells, _| {
-                $isa::activation::silu_mul(cells.as_chunks().0, &mut gated);
+                for (cells, gated) in cells.as_chunks().0.iter().zip(&mut gated) {
+                    $isa::activation::silu_mul(cells, gated);
+                }
             }),
         ]
     }};

@@ -6,6 +6,8 @@ pub(super) use super::{operand_f32 as operand, store_f32 as store, strip};
 pub mod activation;
 #[path = "../../templates/kernels/cpu/scalar/attend.rs"]
 pub mod attend;
+#[path = "../../templates/kernels/cpu/scalar/cells.rs"]
+pub mod cells;
 #[path = "../../templates/kernels/cpu/scalar/matmul_bf16.rs"]
 pub mod matmul_bf16;
 #[path = "../../templates/kernels/cpu/scalar/matmul_f32.rs"]

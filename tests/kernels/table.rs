@@ -1,5 +1,6 @@
 //! The kernels under one type, instruction set by instruction set, at the shapes they are tested at.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use half::bf16;
 use harness::{image::laid_out, quantise};
 use memmap2::MmapMut;
-use rt::columns::PerRow;
+use rt::columns::{Finish, PerRow};
 use rt::image::{Int4, Int8, PANEL, Packed, Panels};
 use synth::image::Layout;
 
@@ -71,17 +72,22 @@ pub fn panels<W: Packed>(layout: Layout, rows: &[Vec<f32>]) -> Panels<W> {
     Panels::of_map(&map, 0..bytes.len(), rows.len(), rows[0].len()).expect("whole panels")
 }
 
-/// Collects what a product gives to its `finish`: rows of cells, panel by panel.
-#[derive(Default)]
-pub struct Cells(Vec<Vec<f32>>);
+/// Collects what a product finds: rows of cells, panel by panel.
+pub struct Cells(RefCell<Vec<Vec<f32>>>);
 
 impl Cells {
     pub fn new(n_rows: usize, n_panels: usize) -> Self {
-        Self(vec![vec![f32::NAN; n_panels * PANEL]; n_rows])
+        Self(RefCell::new(vec![vec![f32::NAN; n_panels * PANEL]; n_rows]))
     }
 
-    pub fn put(&mut self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
-        for (row, cells) in self.0[first_row..].iter_mut().zip(cells) {
+    pub fn rows(self) -> Vec<Vec<f32>> {
+        self.0.into_inner()
+    }
+}
+
+impl Finish for &Cells {
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        for (row, cells) in self.0.borrow_mut()[first_row..].iter_mut().zip(cells) {
             row[panel * PANEL..(panel + 1) * PANEL].copy_from_slice(cells);
         }
     }
@@ -115,7 +121,9 @@ pub struct Isa {
     pub attention: Vec<Attention>,
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub rotate: fn(&mut [f32], &[f32], &[f32]),
-    pub silu_mul: fn(&[[f32; PANEL]], &mut [[f32; PANEL / 2]]),
+    pub silu_mul: fn(&[f32; PANEL], &mut [f32; PANEL / 2]),
+    pub put: fn(&mut [f32], &[f32; PANEL]),
+    pub add: fn(&mut [f32], &[f32; PANEL]),
 }
 
 /// The products of one file at several K, with the operand that they take.
@@ -146,9 +154,9 @@ macro_rules! products {
                     }
                 }
                 let w = panels::<$element>($layout, w);
-                let mut cells = Cells::new(x.len(), w.count());
-                $isa::$kernel::matmul(&operand, x.len(), &w, some, |panel, row, it| cells.put(panel, row, it));
-                cells.0
+                let cells = Cells::new(x.len(), w.count());
+                $isa::$kernel::matmul(&operand, x.len(), &w, some, &cells);
+                cells.rows()
             },
             stored: |row| row.iter_mut().for_each(|it| *it = <$element as Number>::from_f32(*it).to_f32()),
             held: |_| (),
@@ -178,9 +186,9 @@ macro_rules! codes {
                     unsafe { operand.rows().row(row) }.set(x);
                 }
                 let w = panels::<$weight<$group>>(Layout::$layout($group), w);
-                let mut cells = Cells::new(x.len(), w.count());
-                $isa::$kernel::matmul(&operand, x.len(), &w, some, |panel, row, it| cells.put(panel, row, it));
-                cells.0
+                let cells = Cells::new(x.len(), w.count());
+                $isa::$kernel::matmul(&operand, x.len(), &w, some, &cells);
+                cells.rows()
             },
             stored: |row| quantise::$codes.round_weights(row, $k, $group),
             held: |row| quantise::round_activations(row, $k, $group),
@@ -314,6 +322,8 @@ macro_rules! isa {
             rms_norm: $isa::norm::rms_norm,
             rotate: $isa::rope::rotate,
             silu_mul: $isa::activation::silu_mul,
+            put: $isa::cells::put,
+            add: $isa::cells::add,
         }
     };
 }

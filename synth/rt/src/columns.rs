@@ -2,6 +2,8 @@
 
 use std::{marker::PhantomData, ops::Range};
 
+use crate::image::PANEL;
+
 /// A row-major `(rows, stride)` matrix, shared by the threads of one parallel region.
 ///
 /// A kernel computes a range of columns of every row, so the rows of one thread are not one slice; this type
@@ -64,6 +66,13 @@ impl<'a, T> Columns<'a, T> {
         // SAFETY: the range is inside the matrix, which lives for `'a`; the caller owns these cells.
         unsafe { std::slice::from_raw_parts_mut(self.cells.add(start), cols.len()) }
     }
+}
+
+/// What takes the cells of a product where they are found, while its tiles multiply on: to be part of the product its method
+/// must be inlined, always.
+pub trait Finish: Copy {
+    /// Takes the cells of a panel, of some rows from the first on.
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]);
 }
 
 /// What has a part for each row of a step, which several threads may write at once, each its own.

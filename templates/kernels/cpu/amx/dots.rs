@@ -4,8 +4,8 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::PANEL;
 
 use super::operand::Operand;
@@ -13,6 +13,9 @@ use super::tiles::Tiles;
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
+
+/// Rows that vectors take beside a step of tiles, while what tiles found is still in L1.
+pub const BESIDE: usize = 4;
 
 /// As many lines at most that are fetched ahead with a step are of later panels, and wait in L2. More are as many as a step
 /// has.
@@ -30,29 +33,55 @@ impl<T: Copy> Block<T> {
     }
 }
 
-/// The rows of `n_rows` that are done beside one step of some.
-#[inline]
-pub fn piece(n_rows: usize, step: usize, n_steps: usize) -> Range<usize> {
-    let piece = n_rows.div_ceil(n_steps);
-    n_rows.min(step * piece)..n_rows.min((step + 1) * piece)
+/// A group of some rows by a panel, which tiles have multiplied and vectors have not taken.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub panel: usize,
+    pub group: usize,
+    pub first_row: usize,
+    pub n_rows: usize,
+    /// Of the left and of the right columns of the panel.
+    pub scales: [__m512; 2],
 }
 
-/// Adds the products of a group, scaled, to the sums of some rows of a block, whose first is `first_row` of `x`; `scales` are
-/// those of the panel's two halves.
+/// Takes BESIDE rows of a group, or as many as are left, from `row` of its block on: adds their products, scaled, to their
+/// sums, and gives them to `finish` where the group is the last of its panel.
 #[target_feature(enable = "avx512f")]
-pub fn add<const K: usize, const GROUP: usize>(
+pub fn take<const K: usize, const GROUP: usize>(
     x: &Operand<K, GROUP>,
-    first_row: usize,
-    rows: Range<usize>,
-    group: usize,
-    scales: [__m512; 2],
+    found: &Found,
+    row: usize,
     dots: &Block<i32>,
     sums: &mut Block<f32>,
+    finish: impl Finish,
 ) {
-    let cells = dots.0[rows.clone()].iter().zip(&mut sums.0[rows.clone()]);
-    for (row, (dots, sums)) in rows.zip(cells) {
-        let x_scale = _mm512_set1_ps(x.scale(first_row + row, group));
-        for (half, scale) in [0, 16].into_iter().zip(scales) {
+    if row + BESIDE <= found.n_rows {
+        take_rows::<K, GROUP, BESIDE>(x, found, row, dots, sums, finish);
+    } else {
+        for row in row..found.n_rows {
+            take_rows::<K, GROUP, 1>(x, found, row, dots, sums, finish);
+        }
+    }
+}
+
+/// The same of N rows: of a number that is known there are no loops.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn take_rows<const K: usize, const GROUP: usize, const N: usize>(
+    x: &Operand<K, GROUP>,
+    found: &Found,
+    first: usize,
+    dots: &Block<i32>,
+    sums: &mut Block<f32>,
+    finish: impl Finish,
+) {
+    let (dots, sums) = (&dots.0[first..][..N], &mut sums.0[first..][..N]);
+    let n_groups = Operand::<K, GROUP>::N_GROUPS;
+    // Where a row is one group the compiler knows it.
+    let group = if n_groups == 1 { 0 } else { found.group };
+    for (row, (dots, sums)) in dots.iter().zip(sums.iter_mut()).enumerate() {
+        let x_scale = _mm512_set1_ps(x.scale(found.first_row + first + row, group));
+        for (half, scale) in [0, 16].into_iter().zip(found.scales) {
             // SAFETY: half of the columns are sixteen.
             unsafe {
                 let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(half).cast()));
@@ -66,10 +95,14 @@ pub fn add<const K: usize, const GROUP: usize>(
             }
         }
     }
+    if group + 1 == n_groups {
+        finish.take(found.panel, found.first_row + first, sums);
+    }
 }
 
 /// The products of a group, of TILES tiles of rows from the first on, one or two; LINES lines are fetched from `ahead` on with
-/// each step. Tiles leave vectors idle: `meanwhile` is what those do beside each step.
+/// each step. `order` says which step is taken in which turn: sums of whole numbers are the same. Tiles leave vectors idle:
+/// `meanwhile` is what those do beside each turn.
 #[target_feature(enable = "avx512f")]
 pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
@@ -78,6 +111,7 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
     cells: &[[i8; 4 * PANEL]],
     ahead: *const u8,
     dots: &mut Block<i32>,
+    order: impl Fn(usize) -> usize,
     mut meanwhile: impl FnMut(usize),
 ) {
     let row_bytes = Operand::<K, GROUP>::STRIDE;
@@ -98,7 +132,8 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
             options(nostack, nomem),
         );
     }
-    for step in 0..n_steps {
+    for turn in 0..n_steps {
+        let step = order(turn);
         let upper = upper.wrapping_add(64 * step);
         // SAFETY: x has 32 rows from its row on, `n_steps` lines of each from the group on; cells are sixteen rows of two lines
         // for each step, and what is ahead is only fetched.
@@ -130,7 +165,7 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
                 upper = in(reg) upper,
                 lower = in(reg) upper.wrapping_add(TILE_ROWS * row_bytes),
                 row = in(reg) row_bytes,
-                ahead = in(reg) ahead.wrapping_add(64 * LINES * step),
+                ahead = in(reg) ahead.wrapping_add(64 * LINES * turn),
                 tiles = const TILES,
                 n_ahead = const LINES,
                 is_next = const (LINES > LATER_LINES) as usize,
@@ -139,7 +174,7 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
                 options(nostack, readonly),
             );
         }
-        meanwhile(step);
+        meanwhile(turn);
     }
     // SAFETY: a block is four tiles.
     unsafe {

@@ -19,9 +19,10 @@ use std::arch::x86_64::*;
 use std::mem::swap;
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{Int4, PANEL, Panels};
 
-use super::dots::{Block, TILE_ROWS, add, multiply, piece};
+use super::dots::{BESIDE, Block, Found, TILE_ROWS, multiply, take};
 use super::few_rows;
 use super::operand::Operand;
 use super::tiles::Tiles;
@@ -55,7 +56,7 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     n_rows: usize,
     w: &Panels<Int4<GROUP>>,
     panels: Range<usize>,
-    finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     if n_rows <= FEW_ROWS {
         return few_rows::matmul(x, n_rows, w, panels, finish);
@@ -87,64 +88,68 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
     panels: Range<usize>,
     width: usize,
     ahead: impl Fn(Range<usize>) -> *const u8,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     let tiles = Tiles::configure();
-    let n_groups = Operand::<K, GROUP>::N_GROUPS;
     let mut blocks = [Block::of(0); 2];
     let [mut dots, mut done] = blocks.each_mut();
     let mut sums = Block::of(0.0);
-    let mut add =
-        |(first_row, panel, group): (usize, usize, usize), rows: Range<usize>, done: &Block<i32>| {
-            add(x, first_row, rows.clone(), group, scales(w, panel, group), done, &mut sums);
-            if group + 1 == n_groups {
-                finish(panel, first_row + rows.start, &sums.0[rows]);
-            }
-        };
-    let rows_from = |first_row: usize| (n_rows - first_row).min(TILES * TILE_ROWS);
     let mut unpacked = [Unpacked([[0; 4 * PANEL]; LARGEST_GROUP / 4]); 2];
-    let mut before: Option<(usize, usize, usize)> = None;
+    let mut before: Option<Found> = None;
     for start in panels.clone().step_by(width) {
         let some = start..panels.end.min(start + width);
         let mut ahead = ahead(some.clone());
         for first_row in (0..n_rows).step_by(TILES * TILE_ROWS) {
             for panel in some.clone() {
-                for group in 0..n_groups {
+                for group in 0..Operand::<K, GROUP>::N_GROUPS {
                     let (cells, scales) = w.group(panel, group);
                     let group_bytes = size_of_val(cells) + size_of_val(scales);
                     let unpacked = &mut unpacked[group % 2];
                     unpack(cells, unpacked);
                     let cells = &unpacked.0[..(2 * cells.len()).next_multiple_of(TILE_ROWS)];
                     let n_steps = cells.len() / TILE_ROWS;
-                    multiply::<K, GROUP, TILES, LINES>(
+                    let n_beside = if n_steps > FEW_STEPS { n_steps } else { 0 };
+                    let rows = (first_row, group);
+                    let meanwhile = |step| {
+                        if step < n_beside
+                            && let Some(found) = &before
+                        {
+                            take(x, found, step * BESIDE, done, &mut sums, finish);
+                        }
+                    };
+                    multiply::<_, _, TILES, LINES>(
                         &tiles,
                         x,
-                        (first_row, group),
+                        rows,
                         cells,
                         ahead,
                         dots,
-                        |step| {
-                            if n_steps > FEW_STEPS
-                                && let Some(before @ (first_row, ..)) = before
-                            {
-                                add(before, piece(rows_from(first_row), step, n_steps), done);
-                            }
-                        },
+                        |step| step,
+                        meanwhile,
                     );
-                    if n_steps <= FEW_STEPS
-                        && let Some(before @ (first_row, ..)) = before
-                    {
-                        add(before, 0..rows_from(first_row), done);
+                    if let Some(found) = &before {
+                        for row in (n_beside * BESIDE..found.n_rows).step_by(BESIDE) {
+                            take(x, found, row, done, &mut sums, finish);
+                        }
                     }
                     ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
-                    before = Some((first_row, panel, group));
+                    let n_rows = (n_rows - first_row).min(TILES * TILE_ROWS);
+                    before = Some(Found {
+                        panel,
+                        group,
+                        first_row,
+                        n_rows,
+                        scales: self::scales(w, panel, group),
+                    });
                     swap(&mut dots, &mut done);
                 }
             }
         }
     }
-    if let Some(before @ (first_row, ..)) = before {
-        add(before, 0..rows_from(first_row), done);
+    if let Some(found) = &before {
+        for row in (0..found.n_rows).step_by(BESIDE) {
+            take(x, found, row, done, &mut sums, finish);
+        }
     }
 }
 

@@ -30,9 +30,10 @@ use std::arch::x86_64::*;
 use std::mem::swap;
 use std::ops::Range;
 
-use rt::image::{Int8, PANEL, Panels};
+use rt::columns::Finish;
+use rt::image::{Int8, Panels};
 
-use super::dots::{Block, TILE_ROWS, add, multiply, piece};
+use super::dots::{BESIDE, Block, Found, TILE_ROWS, multiply, take};
 use super::few_rows;
 use super::operand::Operand;
 use super::tiles::Tiles;
@@ -58,7 +59,7 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     n_rows: usize,
     w: &Panels<Int8<GROUP>>,
     panels: Range<usize>,
-    finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     if n_rows <= FEW_ROWS {
         return few_rows::matmul(x, n_rows, w, panels, finish);
@@ -90,22 +91,14 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
     panels: Range<usize>,
     width: usize,
     ahead: impl Fn(Range<usize>) -> *const u8,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     let tiles = Tiles::configure();
-    let n_groups = Operand::<K, GROUP>::N_GROUPS;
     let mut blocks = [Block::of(0); 2];
     let [mut dots, mut done] = blocks.each_mut();
     let mut sums = Block::of(0.0);
-    let mut add =
-        |(first_row, panel, group): (usize, usize, usize), rows: Range<usize>, done: &Block<i32>| {
-            add(x, first_row, rows.clone(), group, scales(w, panel, group), done, &mut sums);
-            if group + 1 == n_groups {
-                finish(panel, first_row + rows.start, &sums.0[rows]);
-            }
-        };
-    let rows_from = |first_row: usize| (n_rows - first_row).min(TILES * TILE_ROWS);
-    let mut before: Option<(usize, usize, usize)> = None;
+    let n_groups = Operand::<K, GROUP>::N_GROUPS;
+    let (mut before, mut is_back): (Option<Found>, bool) = (None, false);
     for start in panels.clone().step_by(width) {
         let some = start..panels.end.min(start + width);
         let mut ahead = ahead(some.clone());
@@ -115,36 +108,51 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                     let (cells, scales) = w.group(panel, group);
                     let group_bytes = size_of_val(cells) + size_of_val(scales);
                     let n_steps = cells.len() / TILE_ROWS;
-                    multiply::<K, GROUP, TILES, LINES>(
-                        &tiles,
-                        x,
-                        (first_row, group),
-                        cells,
-                        ahead,
-                        dots,
-                        |step| {
-                            if n_steps > FEW_STEPS
-                                && let Some(before @ (first_row, ..)) = before
-                            {
-                                add(before, piece(rows_from(first_row), step, n_steps), done);
-                            }
-                        },
-                    );
-                    if n_steps <= FEW_STEPS
-                        && let Some(before @ (first_row, ..)) = before
-                    {
-                        add(before, 0..rows_from(first_row), done);
+                    let n_beside = if n_steps > FEW_STEPS { n_steps } else { 0 };
+                    let rows = (first_row, group);
+                    let order = |turn| if is_back { back(n_steps, turn) } else { turn };
+                    let meanwhile = |turn| {
+                        if turn < n_beside
+                            && let Some(found) = &before
+                        {
+                            take(x, found, turn * BESIDE, done, &mut sums, finish);
+                        }
+                    };
+                    multiply::<_, _, TILES, LINES>(&tiles, x, rows, cells, ahead, dots, order, meanwhile);
+                    is_back = LINES == SOME_LINES && n_groups == 1 && !is_back;
+                    if let Some(found) = &before {
+                        for row in (n_beside * BESIDE..found.n_rows).step_by(BESIDE) {
+                            take(x, found, row, done, &mut sums, finish);
+                        }
                     }
                     ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
-                    before = Some((first_row, panel, group));
+                    let n_rows = (n_rows - first_row).min(TILES * TILE_ROWS);
+                    before = Some(Found {
+                        panel,
+                        group,
+                        first_row,
+                        n_rows,
+                        scales: self::scales(w, panel, group),
+                    });
                     swap(&mut dots, &mut done);
                 }
             }
         }
     }
-    if let Some(before @ (first_row, ..)) = before {
-        add(before, 0..rows_from(first_row), done);
+    if let Some(found) = &before {
+        for row in (0..found.n_rows).step_by(BESIDE) {
+            take(x, found, row, done, &mut sums, finish);
+        }
     }
+}
+
+/// Steps that follow each other in either order: of theirs the codes of a strip are half of L1.
+const PIECE: usize = 8;
+
+/// The step of a turn on the way back, piece by piece: it begins with the codes of the strip that the way there ended with,
+/// while they are in L1. Within a piece steps go forwards, as memory is fetched.
+fn back(n_steps: usize, turn: usize) -> usize {
+    n_steps.saturating_sub((turn / PIECE + 1) * PIECE) + turn % PIECE
 }
 
 /// The scales of a group: of the left and of the right columns of a panel.

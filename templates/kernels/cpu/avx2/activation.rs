@@ -7,26 +7,24 @@ use std::f32::consts::LOG2_E;
 
 use rt::image::PANEL;
 
-/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of each row of a panel, sixteen columns of gates and then of
-/// ups.
-pub fn silu_mul(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
-    assert_eq!(cells.len(), gated.len(), "a row for each row of cells");
+/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of a row of a panel, sixteen columns of gates and then of ups.
+#[inline(always)]
+pub fn silu_mul(cells: &[f32; PANEL], gated: &mut [f32; PANEL / 2]) {
     // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
     unsafe { silu_mul_lanes(cells, gated) }
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-fn silu_mul_lanes(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
-    for (cells, gated) in cells.iter().zip(gated) {
-        for first in [0, 8] {
-            // SAFETY: half of a panel's columns are sixteen.
-            unsafe {
-                let (gate, up) = (cells.as_ptr().add(first), cells.as_ptr().add(16 + first));
-                let (gate, up) = (_mm256_loadu_ps(gate), _mm256_loadu_ps(up));
-                let below = _mm256_add_ps(_mm256_set1_ps(1.0), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
-                let gated = gated.as_mut_ptr().add(first);
-                _mm256_storeu_ps(gated, _mm256_mul_ps(_mm256_div_ps(gate, below), up));
-            }
+fn silu_mul_lanes(cells: &[f32; PANEL], gated: &mut [f32; PANEL / 2]) {
+    for first in [0, 8] {
+        // SAFETY: half of a panel's columns are sixteen.
+        unsafe {
+            let (gate, up) = (cells.as_ptr().add(first), cells.as_ptr().add(16 + first));
+            let (gate, up) = (_mm256_loadu_ps(gate), _mm256_loadu_ps(up));
+            let below = _mm256_add_ps(_mm256_set1_ps(1.0), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
+            let gated = gated.as_mut_ptr().add(first);
+            _mm256_storeu_ps(gated, _mm256_mul_ps(_mm256_div_ps(gate, below), up));
         }
     }
 }

@@ -11,6 +11,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
@@ -29,7 +30,7 @@ pub fn matmul<const K: usize>(
     n_rows: usize,
     w: &Panels<f32>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     for panel in panels {
         let tiles = w.tiles(panel..panel + 1);
@@ -37,11 +38,11 @@ pub fn matmul<const K: usize>(
         // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
         unsafe {
             while row + 2 <= n_rows {
-                finish(panel, row, &strip::<K, 2>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 2>(x, row, tiles));
                 row += 2;
             }
             if row < n_rows {
-                finish(panel, row, &strip::<K, 1>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 1>(x, row, tiles));
             }
         }
     }

@@ -12,6 +12,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{Int8, PANEL, Panels};
 
 use super::operand::Operand;
@@ -27,18 +28,18 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     n_rows: usize,
     w: &Panels<Int8<GROUP>>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     for panel in panels {
         let mut row = 0;
         // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
         unsafe {
             while row + 2 <= n_rows {
-                finish(panel, row, &strip::<K, GROUP, 2>(x, row, w, panel));
+                finish.take(panel, row, &strip::<K, GROUP, 2>(x, row, w, panel));
                 row += 2;
             }
             if row < n_rows {
-                finish(panel, row, &strip::<K, GROUP, 1>(x, row, w, panel));
+                finish.take(panel, row, &strip::<K, GROUP, 1>(x, row, w, panel));
             }
         }
     }

@@ -16,6 +16,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use half::bf16;
+use rt::columns::Finish;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
@@ -34,7 +35,7 @@ pub fn matmul<const K: usize>(
     n_rows: usize,
     w: &Panels<bf16>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
     for panel in panels {
@@ -43,19 +44,19 @@ pub fn matmul<const K: usize>(
         // SAFETY: the server refuses to start on a processor without AVX-512 F and BF16.
         unsafe {
             while row + 8 <= n_rows {
-                finish(panel, row, &strip::<K, 8>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 8>(x, row, tiles));
                 row += 8;
             }
             if row + 4 <= n_rows {
-                finish(panel, row, &strip::<K, 4>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 4>(x, row, tiles));
                 row += 4;
             }
             if row + 2 <= n_rows {
-                finish(panel, row, &strip::<K, 2>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 2>(x, row, tiles));
                 row += 2;
             }
             if row < n_rows {
-                finish(panel, row, &strip::<K, 1>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 1>(x, row, tiles));
             }
         }
     }

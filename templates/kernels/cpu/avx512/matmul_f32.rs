@@ -14,6 +14,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
@@ -32,7 +33,7 @@ pub fn matmul<const K: usize>(
     n_rows: usize,
     w: &Panels<f32>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     for panel in panels {
         let tiles = w.tiles(panel..panel + 1);
@@ -40,19 +41,19 @@ pub fn matmul<const K: usize>(
         // SAFETY: the server refuses to start on a processor without AVX-512 F.
         unsafe {
             while row + 8 <= n_rows {
-                finish(panel, row, &strip::<K, 8>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 8>(x, row, tiles));
                 row += 8;
             }
             if row + 4 <= n_rows {
-                finish(panel, row, &strip::<K, 4>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 4>(x, row, tiles));
                 row += 4;
             }
             if row + 2 <= n_rows {
-                finish(panel, row, &strip::<K, 2>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 2>(x, row, tiles));
                 row += 2;
             }
             if row < n_rows {
-                finish(panel, row, &strip::<K, 1>(x, row, tiles));
+                finish.take(panel, row, &strip::<K, 1>(x, row, tiles));
             }
         }
     }

@@ -12,6 +12,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{Int4, PANEL, Panels};
 
 use super::operand::Operand;
@@ -30,7 +31,7 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     n_rows: usize,
     w: &Panels<Int4<GROUP>>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
     for panel in panels {
@@ -38,19 +39,19 @@ pub fn matmul<const K: usize, const GROUP: usize>(
         // SAFETY: the server refuses to start on a processor without AVX-512 F, BW and VNNI.
         unsafe {
             while row + 8 <= n_rows {
-                finish(panel, row, &strip::<K, GROUP, 8>(x, row, w, panel));
+                finish.take(panel, row, &strip::<K, GROUP, 8>(x, row, w, panel));
                 row += 8;
             }
             if row + 4 <= n_rows {
-                finish(panel, row, &strip::<K, GROUP, 4>(x, row, w, panel));
+                finish.take(panel, row, &strip::<K, GROUP, 4>(x, row, w, panel));
                 row += 4;
             }
             if row + 2 <= n_rows {
-                finish(panel, row, &strip::<K, GROUP, 2>(x, row, w, panel));
+                finish.take(panel, row, &strip::<K, GROUP, 2>(x, row, w, panel));
                 row += 2;
             }
             if row < n_rows {
-                finish(panel, row, &strip::<K, GROUP, 1>(x, row, w, panel));
+                finish.take(panel, row, &strip::<K, GROUP, 1>(x, row, w, panel));
             }
         }
     }

@@ -2,15 +2,11 @@
 
 use rt::image::PANEL;
 
-/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of each row of a panel, sixteen columns of gates and then of
-/// ups.
-pub fn silu_mul(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
-    assert_eq!(cells.len(), gated.len(), "a row for each row of cells");
-    for (cells, gated) in cells.iter().zip(gated) {
-        let (gates, ups) = cells.split_at(PANEL / 2);
-        for (gated, (gate, up)) in gated.iter_mut().zip(gates.iter().zip(ups)) {
-            *gated = gate / (1.0 + exp(-gate)) * up;
-        }
+/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of a row of a panel, sixteen columns of gates and then of ups.
+pub fn silu_mul(cells: &[f32; PANEL], gated: &mut [f32; PANEL / 2]) {
+    let (gates, ups) = cells.split_at(PANEL / 2);
+    for (gated, (gate, up)) in gated.iter_mut().zip(gates.iter().zip(ups)) {
+        *gated = gate / (1.0 + exp(-gate)) * up;
     }
 }
 

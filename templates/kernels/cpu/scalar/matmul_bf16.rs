@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use half::bf16;
+use rt::columns::Finish;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
@@ -24,7 +25,7 @@ pub fn matmul<const K: usize>(
     n_rows: usize,
     w: &Panels<bf16>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     for panel in panels {
         let tiles = w.tiles(panel..panel + 1);
@@ -41,7 +42,7 @@ pub fn matmul<const K: usize>(
                     }
                 }
             }
-            finish(panel, row, &[sums]);
+            finish.take(panel, row, &[sums]);
         }
     }
 }

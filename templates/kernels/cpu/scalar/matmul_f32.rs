@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
@@ -23,7 +24,7 @@ pub fn matmul<const K: usize>(
     n_rows: usize,
     w: &Panels<f32>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     for panel in panels {
         let tiles = w.tiles(panel..panel + 1);
@@ -37,7 +38,7 @@ pub fn matmul<const K: usize>(
                     sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += x * weight);
                 }
             }
-            finish(panel, row, &[sums]);
+            finish.take(panel, row, &[sums]);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use rt::columns::Finish;
 use rt::image::{Int8, PANEL, Panels};
 
 use super::operand::Operand;
@@ -21,7 +22,7 @@ pub fn matmul<const K: usize, const GROUP: usize>(
     n_rows: usize,
     w: &Panels<Int8<GROUP>>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     for panel in panels {
         for row in 0..n_rows {
@@ -39,7 +40,7 @@ pub fn matmul<const K: usize, const GROUP: usize>(
                     *sum = (dot as f32).mul_add(scale * x_scale, *sum);
                 }
             }
-            finish(panel, row, &[sums]);
+            finish.take(panel, row, &[sums]);
         }
     }
 }

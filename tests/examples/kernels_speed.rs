@@ -338,6 +338,16 @@ macro_rules! others {
                     $isa::activation::silu_mul(cells, gated);
                 }
             }),
+            elementwise(&format!("{name} put"), 8, |y, cells| {
+                y.chunks_mut(PANEL)
+                    .zip(cells.as_chunks().0)
+                    .for_each(|(y, cells)| $isa::cells::put(y, cells));
+            }),
+            elementwise(&format!("{name} add"), 12, |y, cells| {
+                y.chunks_mut(PANEL)
+                    .zip(cells.as_chunks().0)
+                    .for_each(|(y, cells)| $isa::cells::add(y, cells));
+            }),
         ]
     }};
 }

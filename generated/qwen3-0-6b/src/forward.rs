@@ -14,8 +14,8 @@ use crate::{
     scheduler::Row,
     sequence::Sequence,
     shape::{
-        HEAD_DIM, HIDDEN, INTERMEDIATE, KV_WIDTH, MAX_SEQUENCES, N_LAYERS, N_THREADS, NORM_EPS, Q_WIDTH,
-        QKV_WIDTH, QUERY_SCALE, STEP_ROWS, VOCAB,
+        HEAD_DIM, HIDDEN, INTERMEDIATE, MAX_SEQUENCES, N_LAYERS, N_THREADS, NORM_EPS, Q_WIDTH, QKV_WIDTH,
+        QUERY_SCALE, STEP_ROWS, VOCAB,
     },
     weights::{Weight, Weights},
 };
@@ -91,21 +91,18 @@ impl Model {
         for (layer, cache) in weights.layers.iter().zip(caches) {
             norm(pool, n, hidden, &layer.attention_norm, normed);
             linear(pool, n, normed, &layer.qkv, qkv);
-            each_row(pool, n, Columns::new(qkv, QKV_WIDTH), |idx, qkv| {
-                let (query, key_value) = qkv.split_at_mut(Q_WIDTH);
-                let (cos, sin) = rope.at(rows[idx].position);
-                for head in query.chunks_exact_mut(HEAD_DIM) {
-                    norm_in_place(head, &layer.q_norm);
-                    rotate(head, cos, sin);
-                    head.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
-                }
-                for head in key_value[..KV_WIDTH].chunks_exact_mut(HEAD_DIM) {
-                    norm_in_place(head, &layer.k_norm);
-                    rotate(head, cos, sin);
-                }
+            attention.store(pool, (rows, running), cache, qkv, |position, key| {
+                norm_in_place(key, &layer.k_norm);
+                let (cos, sin) = rope.at(position);
+                rotate(key, cos, sin);
             });
-            attention.store(pool, rows, running, cache, qkv);
-            attention.attend(pool, rows, running, cache, qkv, attended);
+            let query = |position, query: &mut [f32]| {
+                norm_in_place(query, &layer.q_norm);
+                let (cos, sin) = rope.at(position);
+                rotate(query, cos, sin);
+                query.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
+            };
+            attention.attend(pool, (rows, running), cache, qkv, query, attended);
             each_row(pool, n, mixed.rows(), |idx, mut mixed| {
                 mixed.set(&attended.as_chunks().0[idx]);
             });

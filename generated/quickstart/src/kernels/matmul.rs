@@ -25,6 +25,7 @@ use std::mem::swap;
 use std::ops::Range;
 
 use half::bf16;
+use rt::columns::Finish;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
@@ -33,6 +34,9 @@ use super::tuning::{AHEAD, PANELS, STRIPS};
 
 /// Rows of a tile.
 const TILE_ROWS: usize = 16;
+
+/// Rows that vectors take beside a step of tiles, while what tiles found is still in L1.
+const BESIDE: usize = 4;
 
 /// Weights of a tile.
 const TILE: usize = 512;
@@ -59,56 +63,88 @@ pub fn matmul<const K: usize, const TERMS: usize>(
     n_rows: usize,
     w: &Panels<bf16>,
     panels: Range<usize>,
-    mut finish: impl FnMut(usize, usize, &[[f32; PANEL]]),
+    finish: impl Finish,
 ) {
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
-    let tiles = Tiles::configure();
     // Whole rows to a tile.
     let half = TILE_ROWS / TERMS;
-    let n_steps = K.div_ceil(32);
-    if n_rows <= 2 * half {
-        // Weights come from memory, a panel after the other.
-        for panel in panels {
-            let mut block = Block::ZERO;
-            let weights = w.tiles(panel..panel + 1);
-            let ahead = weights.as_ptr().wrapping_add(32 * AHEAD).cast();
-            if n_rows <= half {
-                multiply::<K, TERMS, 1, STEP_LINES>(&tiles, x, 0, weights, ahead, &mut block, |_| ());
-            } else {
-                multiply::<K, TERMS, 2, STEP_LINES>(&tiles, x, 0, weights, ahead, &mut block, |_| ());
-            }
-            finish(panel, 0, block.cells::<TERMS>(0..n_rows));
+    // SAFETY: the server refuses to start on a processor without AVX-512 F.
+    unsafe {
+        if n_rows <= half {
+            strip::<K, TERMS, 1>(x, n_rows, w, panels, finish);
+        } else if n_rows <= 2 * half {
+            strip::<K, TERMS, 2>(x, n_rows, w, panels, finish);
+        } else {
+            strips(x, n_rows, w, panels, finish);
         }
-        return;
     }
-    // Some panels stay in L2 while all rows pass, a strip after the other. Beside each step vectors finish some rows of
-    // the block before.
+}
+
+/// TILES tiles of rows at most: weights come from memory, a panel after the other.
+#[target_feature(enable = "avx512f")]
+fn strip<const K: usize, const TERMS: usize, const TILES: usize>(
+    x: &Operand<K, TERMS>,
+    n_rows: usize,
+    w: &Panels<bf16>,
+    panels: Range<usize>,
+    finish: impl Finish,
+) {
+    let tiles = Tiles::configure();
+    let mut block = Block::ZERO;
+    for panel in panels {
+        let weights = w.tiles(panel..panel + 1);
+        let ahead = weights.as_ptr().wrapping_add(32 * AHEAD).cast();
+        multiply::<K, TERMS, TILES, STEP_LINES>(&tiles, x, 0, weights, ahead, &mut block, |_| ());
+        finish.take(panel, 0, block.cells::<TERMS>(0..n_rows));
+    }
+}
+
+/// Some panels stay in L2 while all rows pass, a strip after the other. Beside each step vectors take some rows of the
+/// block before.
+#[target_feature(enable = "avx512f")]
+fn strips<const K: usize, const TERMS: usize>(
+    x: &Operand<K, TERMS>,
+    n_rows: usize,
+    w: &Panels<bf16>,
+    panels: Range<usize>,
+    finish: impl Finish,
+) {
+    let tiles = Tiles::configure();
+    let n_steps = K.div_ceil(32);
+    let rows = 2 * (TILE_ROWS / TERMS);
+    let take = |(panel, first_row): (usize, usize), row: usize, done: &mut Block| {
+        let end = (n_rows - first_row).min(rows);
+        if row + BESIDE <= end {
+            finish.take(panel, first_row + row, done.cells::<TERMS>(row..row + BESIDE));
+        } else if row < end {
+            finish.take(panel, first_row + row, done.cells::<TERMS>(row..end));
+        }
+    };
     let mut blocks = [Block::ZERO; 2];
     let [mut block, mut done] = blocks.each_mut();
-    let rows_from = |first_row: usize| (n_rows - first_row).min(2 * half);
     let mut before: Option<(usize, usize)> = None;
     for start in panels.clone().step_by(PANELS) {
         let some = start..panels.end.min(start + PANELS);
         let mut ahead = w.tiles(some.clone()).as_ptr_range().end.cast::<u8>();
-        for first_row in (0..n_rows).step_by(2 * half) {
+        for first_row in (0..n_rows).step_by(rows) {
             for panel in some.clone() {
                 let weights = w.tiles(panel..panel + 1);
                 multiply::<K, TERMS, 2, SOME_LINES>(&tiles, x, first_row, weights, ahead, block, |step| {
-                    if let Some((panel, first_row)) = before {
-                        let piece = rows_from(first_row).div_ceil(n_steps);
-                        let [start, end] =
-                            [step, step + 1].map(|step| rows_from(first_row).min(step * piece));
-                        finish(panel, first_row + start, done.cells::<TERMS>(start..end));
+                    if let Some(before) = before {
+                        take(before, step * BESIDE, done);
                     }
                 });
+                if let Some(before) = before {
+                    (n_steps * BESIDE..rows).step_by(BESIDE).for_each(|row| take(before, row, done));
+                }
                 ahead = ahead.wrapping_add(n_steps * SOME_LINES * 64);
                 before = Some((panel, first_row));
                 swap(&mut block, &mut done);
             }
         }
     }
-    if let Some((panel, first_row)) = before {
-        finish(panel, first_row, done.cells::<TERMS>(0..rows_from(first_row)));
+    if let Some(before) = before {
+        (0..rows).step_by(BESIDE).for_each(|row| take(before, row, done));
     }
 }
 
@@ -116,6 +152,8 @@ impl Block {
     const ZERO: Self = Self([[0.0; PANEL]; 2 * TILE_ROWS]);
 
     /// The cells of some rows, each the sum of its terms, the smallest first. Rows are taken in order, once.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     fn cells<const TERMS: usize>(&mut self, rows: Range<usize>) -> &[[f32; PANEL]] {
         let half = TILE_ROWS / TERMS;
         for row in rows.clone() {
@@ -133,6 +171,7 @@ impl Block {
 
 /// The products of a panel, of TILES tiles of terms, one or two; LINES lines are fetched from `ahead` on with each
 /// step. Tiles leave vectors idle: `meanwhile` is what those do beside each step.
+#[target_feature(enable = "avx512f")]
 fn multiply<const K: usize, const TERMS: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
     x: &Operand<K, TERMS>,

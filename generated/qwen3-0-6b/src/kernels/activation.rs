@@ -7,23 +7,22 @@ use std::f32::consts::LOG2_E;
 
 use rt::image::PANEL;
 
-/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of each row of a panel, sixteen columns of gates and
-/// then of ups.
-pub fn silu_mul(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
-    assert_eq!(cells.len(), gated.len(), "a row for each row of cells");
+/// gated ← silu(gate) · up, where silu(x) = x / (1 + exp(-x)): of a row of a panel, sixteen columns of gates and then
+/// of ups.
+#[inline(always)]
+pub fn silu_mul(cells: &[f32; PANEL], gated: &mut [f32; PANEL / 2]) {
     // SAFETY: the server refuses to start on a processor without AVX-512 F.
     unsafe { silu_mul_lanes(cells, gated) }
 }
 
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn silu_mul_lanes(cells: &[[f32; PANEL]], gated: &mut [[f32; PANEL / 2]]) {
-    for (cells, gated) in cells.iter().zip(gated) {
-        // SAFETY: half of a panel's columns are sixteen.
-        unsafe {
-            let (gate, up) = (_mm512_loadu_ps(cells.as_ptr()), _mm512_loadu_ps(cells.as_ptr().add(16)));
-            let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
-            _mm512_storeu_ps(gated.as_mut_ptr(), _mm512_mul_ps(_mm512_div_ps(gate, below), up));
-        }
+fn silu_mul_lanes(cells: &[f32; PANEL], gated: &mut [f32; PANEL / 2]) {
+    // SAFETY: half of a panel's columns are sixteen.
+    unsafe {
+        let (gate, up) = (_mm512_loadu_ps(cells.as_ptr()), _mm512_loadu_ps(cells.as_ptr().add(16)));
+        let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+        _mm512_storeu_ps(gated.as_mut_ptr(), _mm512_mul_ps(_mm512_div_ps(gate, below), up));
     }
 }
 

@@ -89,14 +89,15 @@ impl Attention {
         }
     }
 
-    /// Stores the keys and values of the step's rows, which are behind the queries in `qkv` (n, QKV_WIDTH).
+    /// Stores the keys and values of the step's rows, which are behind the queries in `qkv` (n, QKV_WIDTH); `turn`
+    /// brings each key to its position.
     pub fn store(
         &self,
         pool: &Pool,
-        rows: &[Row],
-        running: &[Sequence],
+        (rows, running): (&[Row], &[Sequence]),
         cache: &mut LayerCache,
         qkv: &[f32],
+        turn: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let blocks = cache.blocks();
         pool.run(self.strips.len(), |_, task| {
@@ -108,24 +109,27 @@ impl Attention {
                 let block = running[row.sequence].table[row.position / BLOCK] as usize;
                 // SAFETY: no other strip, and no other sequence, writes to this block.
                 let (keys, values) = unsafe { blocks.row(block) };
-                store::<HEAD_DIM, CHANNELS, BLOCK>(keys, values, row.position % BLOCK, key, value);
+                let mut turned = [0.0; KV_WIDTH];
+                turned.copy_from_slice(key);
+                turned.chunks_exact_mut(HEAD_DIM).for_each(|key| turn(row.position, key));
+                store::<HEAD_DIM, CHANNELS, BLOCK>(keys, values, row.position % BLOCK, &turned, value);
             }
         });
     }
 
     /// Attends every row to the positions its sequence has stored so far.
     ///
-    /// `qkv` is (n, QKV_WIDTH), queries first; `out` is (n, Q_WIDTH).
+    /// `qkv` is (n, QKV_WIDTH), queries first, each of which `turn` brings to its position; `out` is (n, Q_WIDTH).
     pub fn attend(
         &mut self,
         pool: &Pool,
-        rows: &[Row],
-        running: &[Sequence],
+        (rows, running): (&[Row], &[Sequence]),
         cache: &LayerCache,
         qkv: &[f32],
+        turn: impl Fn(usize, &mut [f32]) + Sync,
         out: &mut [f32],
     ) {
-        let step = Step { rows, running, cache, qkv, out: Columns::new(out, Q_WIDTH) };
+        let step = Step { rows, running, cache, qkv, turn, out: Columns::new(out, Q_WIDTH) };
         let threads = Threads(Columns::new(&mut self.threads, 1));
         let n_ranges = self.strips.iter().map(|strip| step.ranges(*strip).end).max().unwrap_or(0);
         if rows.len() > SPLIT_ROWS || n_ranges == 1 {
@@ -138,7 +142,12 @@ impl Attention {
 
 /// Each strip looks at all of its ranges, head by head, as the strips of a prompt then find its keys and values in
 /// cache.
-fn together(pool: &Pool, step: &Step<'_>, strips: &[Strip], threads: Threads<'_>) {
+fn together(
+    pool: &Pool,
+    step: &Step<'_, impl Fn(usize, &mut [f32]) + Sync>,
+    strips: &[Strip],
+    threads: Threads<'_>,
+) {
     pool.run(N_KV_HEADS * strips.len(), |thread, task| {
         let (head, strip) = (task / strips.len(), strips[task % strips.len()]);
         // SAFETY: a thread does one task at a time.
@@ -158,7 +167,7 @@ fn together(pool: &Pool, step: &Step<'_>, strips: &[Strip], threads: Threads<'_>
 /// Each range of a strip is looked at by itself, and what was found is put together afterwards.
 fn apart(
     pool: &Pool,
-    step: &Step<'_>,
+    step: &Step<'_, impl Fn(usize, &mut [f32]) + Sync>,
     strips: &[Strip],
     n_ranges: usize,
     threads: Threads<'_>,
@@ -218,15 +227,17 @@ impl<'a> Threads<'a> {
 }
 
 /// What the strips of a step read and write.
-struct Step<'a> {
+struct Step<'a, T> {
     rows: &'a [Row],
     running: &'a [Sequence],
     cache: &'a LayerCache,
     qkv: &'a [f32],
+    /// Makes a query of what is in `qkv`, which stands at this position.
+    turn: T,
     out: Columns<'a>,
 }
 
-impl Step<'_> {
+impl<T: Fn(usize, &mut [f32])> Step<'_, T> {
     /// The ranges that a strip's rows see something of.
     fn ranges(&self, strip: Strip) -> Range<usize> {
         let (first, last) = (&self.rows[strip.first_row], &self.rows[strip.first_row + strip.n_rows - 1]);
@@ -237,10 +248,12 @@ impl Step<'_> {
     fn queries<'q>(&self, strip: Strip, head: usize, queries: &'q mut [f32]) -> &'q [f32] {
         let queries = &mut queries[..strip.n_rows * GROUP * CHANNELS];
         let rows = self.qkv[strip.first_row * QKV_WIDTH..].chunks_exact(QKV_WIDTH);
-        for (queries, qkv) in queries.chunks_exact_mut(GROUP * CHANNELS).zip(rows) {
+        let rows = self.rows[strip.first_row..].iter().zip(rows);
+        for (queries, (row, qkv)) in queries.chunks_exact_mut(GROUP * CHANNELS).zip(rows) {
             let heads = qkv[head * GROUP * HEAD_DIM..].chunks_exact(HEAD_DIM);
             for (query, head) in queries.chunks_exact_mut(CHANNELS).zip(heads) {
                 query[..HEAD_DIM].copy_from_slice(head);
+                (self.turn)(row.position, &mut query[..HEAD_DIM]);
             }
         }
         queries

@@ -5,6 +5,7 @@
 mod activation;
 mod attend;
 mod attention;
+mod cells;
 mod matmul;
 mod merge;
 mod norm;
@@ -19,29 +20,26 @@ mod tuning;
 use std::ops::Range;
 
 use rt::{
-    columns::{Columns, PerRow},
+    columns::{Columns, Finish, PerRow},
     image::{PANEL, Panels},
     pool::Pool,
 };
 
-use self::activation::silu_mul;
+use self::{activation::silu_mul, operand::OperandRows};
 pub use self::{attention::Attention, norm::rms_norm, rope::rotate, store::Cell};
 use crate::{shape::TERMS, weights::Weight};
 
 /// The left operand of a product.
 pub type Operand<const K: usize> = operand::Operand<K, TERMS>;
 
-/// Rows whose gates are applied at a time.
-const GATED_ROWS: usize = 8;
-
 /// y (n, cols) = x · wᵀ
 pub fn linear<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
-    multiply_into(pool, n, x, w, y, |y, cell| *y = cell);
+    multiply(pool, n, x, w, Put(Columns::new(y, w.rows())));
 }
 
 /// y (n, cols) += x · wᵀ
 pub fn linear_add<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
-    multiply_into(pool, n, x, w, y, |y, cell| *y += cell);
+    multiply(pool, n, x, w, Add(Columns::new(y, w.rows())));
 }
 
 /// y (n, N) = silu(x · gateᵀ) · (x · upᵀ), where the panels of `w` have sixteen columns of each.
@@ -52,76 +50,77 @@ pub fn linear_gated<const K: usize, const N: usize>(
     w: &Panels<Weight>,
     y: &mut Operand<N>,
 ) {
-    let y = y.rows();
-    multiply_gated(pool, n, x, w, |row, first, gated| {
-        // SAFETY: the columns of a panel are sixteen of y, and a panel is one task's.
-        unsafe { y.set_part(row, first, &gated[..gated.len().min(N - first)]) };
-    });
+    multiply(pool, n, x, w, Gate(y.rows()));
 }
 
-/// Multiplies, and gives each row of gated cells to `finish`: the row, the first of sixteen columns of y, and their
-/// cells.
-fn multiply_gated<const K: usize>(
-    pool: &Pool,
-    n: usize,
-    x: &Operand<K>,
-    w: &Panels<Weight>,
-    finish: impl Fn(usize, usize, &[f32; PANEL / 2]) + Sync,
-) {
-    multiply(pool, n, x, w, |panel, first_row, cells| {
-        let mut gated = [[0.0; PANEL / 2]; GATED_ROWS];
-        for (i, cells) in cells.chunks(GATED_ROWS).enumerate() {
-            let gated = &mut gated[..cells.len()];
-            silu_mul(cells, gated);
-            for (row, gated) in (first_row + GATED_ROWS * i..).zip(gated) {
-                finish(row, panel * PANEL / 2, gated);
-            }
-        }
-    });
-}
-
-/// Multiplies, and has each cell brought into y (n, cols) by `bring`.
-fn multiply_into<const K: usize>(
-    pool: &Pool,
-    n: usize,
-    x: &Operand<K>,
-    w: &Panels<Weight>,
-    y: &mut [f32],
-    bring: impl Fn(&mut f32, f32) + Copy + Sync,
-) {
-    let y = Columns::new(y, w.rows());
-    multiply(pool, n, x, w, |panel, first_row, cells| {
-        let cols = panel * PANEL..w.rows().min((panel + 1) * PANEL);
-        for (row, cells) in (first_row..).zip(cells) {
-            // SAFETY: a panel is one task's, and nobody else has its columns.
-            unsafe { put(y.row_mut(row, cols.clone()), cells, bring) };
-        }
-    });
-}
-
-/// Brings cells into y, which is shorter than they are in the last panel alone.
-fn put<const N: usize>(y: &mut [f32], cells: &[f32; N], bring: impl Fn(&mut f32, f32)) {
-    match y.first_chunk_mut::<N>() {
-        // Of a length that is known there is no loop.
-        Some(y) => y.iter_mut().zip(cells).for_each(|(y, cell)| bring(y, *cell)),
-        None => y.iter_mut().zip(cells).for_each(|(y, cell)| bring(y, *cell)),
-    }
-}
-
-/// Multiplies the first `n` rows of `x` by all panels of `w`, and gives the cells of each panel to `finish`: the panel,
-/// the first row of some, and their cells.
+/// Multiplies the first `n` rows of `x` by all panels of `w`, each panel in one task, and has `finish` take the cells.
 fn multiply<const K: usize>(
     pool: &Pool,
     n: usize,
     x: &Operand<K>,
     w: &Panels<Weight>,
-    finish: impl Fn(usize, usize, &[[f32; PANEL]]) + Sync,
+    finish: impl Finish + Sync,
 ) {
     let pieces = pool.pieces(w.count(), 1);
     pool.run(pieces.count(), |_, task| {
         let Some(panels) = pieces.get(task) else { return };
-        matmul::matmul(x, n, w, panels, &finish);
+        matmul::matmul(x, n, w, panels, finish);
     });
+}
+
+/// y ← cells
+#[derive(Clone, Copy)]
+struct Put<'a>(Columns<'a>);
+
+impl Finish for Put<'_> {
+    #[inline(always)]
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        bring(self.0, panel, first_row, cells, cells::put);
+    }
+}
+
+/// y ← y + cells
+#[derive(Clone, Copy)]
+struct Add<'a>(Columns<'a>);
+
+impl Finish for Add<'_> {
+    #[inline(always)]
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        bring(self.0, panel, first_row, cells, cells::add);
+    }
+}
+
+/// Brings the cells of a panel into the rows of y, which is as wide as the product.
+#[inline(always)]
+fn bring(
+    y: Columns<'_>,
+    panel: usize,
+    first_row: usize,
+    cells: &[[f32; PANEL]],
+    bring: impl Fn(&mut [f32], &[f32; PANEL]),
+) {
+    let cols = panel * PANEL..y.stride().min((panel + 1) * PANEL);
+    for (row, cells) in (first_row..).zip(cells) {
+        // SAFETY: a panel is one task's, and nobody else has its columns.
+        bring(unsafe { y.row_mut(row, cols.clone()) }, cells);
+    }
+}
+
+/// y ← the cells, gated.
+#[derive(Clone, Copy)]
+struct Gate<'a, const N: usize>(OperandRows<'a, N, TERMS>);
+
+impl<const N: usize> Finish for Gate<'_, N> {
+    #[inline(always)]
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        let first = panel * PANEL / 2;
+        for (row, cells) in (first_row..).zip(cells) {
+            let mut gated = [0.0; PANEL / 2];
+            silu_mul(cells, &mut gated);
+            // SAFETY: the columns of a panel are sixteen of y, and a panel is one task's.
+            unsafe { self.0.set_part(row, first, &gated[..(N - first).min(PANEL / 2)]) };
+        }
+    }
 }
 
 /// Calls `work` for each of `n` rows, with its index and its part of `parts`, spread over the threads.

@@ -117,16 +117,8 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                             take(x, found, step * BESIDE, done, &mut sums, finish);
                         }
                     };
-                    multiply::<_, _, TILES, LINES>(
-                        &tiles,
-                        x,
-                        rows,
-                        cells,
-                        ahead,
-                        dots,
-                        |step| step,
-                        meanwhile,
-                    );
+                    let cells = (cells, ahead);
+                    multiply::<_, _, TILES, LINES>(&tiles, x, rows, cells, dots, |step| step, meanwhile);
                     if let Some(found) = &before {
                         for row in (n_beside * BESIDE..found.n_rows).step_by(BESIDE) {
                             take(x, found, row, done, &mut sums, finish);

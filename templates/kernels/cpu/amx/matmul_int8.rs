@@ -23,6 +23,10 @@
 //! a prompt of 512 with one scale a row, in turns, a server each, by a program that is not kept. A group of two steps is too
 //! short for that.
 //!
+//! Four rows beside a step, in code that the step is compiled with, and every other panel from its last k to its first, where
+//! one scale is a row's: 14 % less time for a prompt of 512 of qwen3-0.6b, in turns again, two sevenths of which is the order.
+//! A C program of the same shape, not kept, makes 21 % more of cells that are stored as tiles, not as rows.
+//!
 //! 512 k of a strip kept in L1 while eight panels pass, in turns with this by builds that are not kept: 1 to 4 % more, and
 //! 5 % less in int4. Not worth its lines.
 
@@ -118,7 +122,7 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                             take(x, found, turn * BESIDE, done, &mut sums, finish);
                         }
                     };
-                    multiply::<_, _, TILES, LINES>(&tiles, x, rows, cells, ahead, dots, order, meanwhile);
+                    multiply::<_, _, TILES, LINES>(&tiles, x, rows, (cells, ahead), dots, order, meanwhile);
                     is_back = LINES == SOME_LINES && n_groups == 1 && !is_back;
                     if let Some(found) = &before {
                         for row in (n_beside * BESIDE..found.n_rows).step_by(BESIDE) {

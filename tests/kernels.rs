@@ -475,7 +475,6 @@ fn rotate_turns_each_pair_by_its_angle() {
     }
 }
 
-/// silu(x) = x / (1 + exp(-x)) measures `exp` too: for x ≪ 0 it is x · exp(x).
 #[test]
 fn cells_are_put_into_as_many_columns_as_there_are_and_added_to_them() {
     let cells = std::array::from_fn(|col| col as f32 + 0.5);
@@ -491,6 +490,7 @@ fn cells_are_put_into_as_many_columns_as_there_are_and_added_to_them() {
     }
 }
 
+/// silu(x) = x / (1 + exp(-x)) measures `exp` too: for x ≪ 0 it is x · exp(x).
 #[test]
 fn silu_is_x_over_one_plus_exp_of_minus_x() {
     let steps: Vec<f32> = (-87_000..=88_000).map(|step| step as f32 / 1000.0).collect();

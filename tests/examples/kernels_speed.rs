@@ -190,17 +190,21 @@ impl<W: Packed> Matrices<W> {
     }
 }
 
-/// Stores cells, as those of a product are that is not added to anything.
+/// Stores cells, as those of a product are that is not added to anything: in AVX-512's lanes wherever there are some, for what
+/// is compared is the products.
 #[derive(Clone, Copy)]
-struct Stored<'a>(Columns<'a>);
+struct Stored<'a> {
+    y: Columns<'a>,
+    has_avx512: bool,
+}
 
 impl Finish for Stored<'_> {
     #[inline(always)]
     fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
         for (row, cells) in (first_row..).zip(cells) {
             // SAFETY: a panel is one task's.
-            let y = unsafe { self.0.row_mut(row, panel * PANEL..(panel + 1) * PANEL) };
-            avx512::cells::put(y, cells);
+            let y = unsafe { self.y.row_mut(row, panel * PANEL..(panel + 1) * PANEL) };
+            if self.has_avx512 { avx512::cells::put(y, cells) } else { scalar::cells::put(y, cells) }
         }
     }
 }
@@ -307,9 +311,10 @@ macro_rules! product {
         (0..n_rows).for_each(|row| unsafe { x.rows().row(row) }.set(&[0.5; $k]));
         let mut y = vec![0.0f32; n_rows * n_cols];
         let run = move || {
-            let (w, y) = (w.next(), Columns::new(&mut y, n_cols));
+            let has_avx512 = is_x86_feature_detected!("avx512f");
+            let (w, y) = (w.next(), Stored { y: Columns::new(&mut y, n_cols), has_avx512 });
             each_piece(pool, w.count(), |panels| {
-                $isa::$kernel::matmul(&x, n_rows, w, panels, Stored(y));
+                $isa::$kernel::matmul(&x, n_rows, w, panels, y);
             });
         };
         let terms: &[usize] = &[$($terms)?];

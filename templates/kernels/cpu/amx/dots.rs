@@ -34,7 +34,6 @@ impl<T: Copy> Block<T> {
 }
 
 /// A group of some rows by a panel, which tiles have multiplied and vectors have not taken.
-#[derive(Clone, Copy)]
 pub struct Found {
     pub panel: usize,
     pub group: usize,

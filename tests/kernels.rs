@@ -46,6 +46,7 @@ use rt::image::{Int4, Int8, PANEL};
 use synth::{axis::Axis, image::Layout};
 use templates::CATALOGUE;
 
+use scalar_int8_kv::weigh;
 use table::{Attention, Past, Product, Spread, Tuned, isas, panels, tuned};
 
 /// Half a unit in the last place of an f32 around one.

@@ -11,7 +11,7 @@ use synth::{
 
 use crate::{
     kernels::{
-        AVX512, Kernels, Product, Terms,
+        AMX_LOOK, AVX512, Kernels, Product, Terms,
         cost::{self, Multiplies, cost, rate, terms_bytes},
         product,
         tuning::{self, AHEAD, PANELS, STRIPS},
@@ -89,5 +89,6 @@ const KERNELS: Kernels = Kernels {
             tuning::TILES_OF_BF16
         )
     },
+    look_features: AMX_LOOK,
     ..AVX512
 };

@@ -9,7 +9,7 @@ use synth::{
 };
 
 use crate::kernels::{
-    AVX512, Kernels, Product, Terms,
+    AMX_LOOK, AVX512, Kernels, Product, Terms,
     cost::{self, Multiplies, codes_bytes, cost, rate, terms_bytes},
     product,
     tuning::{self, AHEAD, FEW_ROWS, PANELS, STRIPS},
@@ -113,6 +113,7 @@ const KERNELS: Kernels = Kernels {
     },
     int8: codes(include_str!("../kernels/cpu/amx/matmul_int8.rs"), AVX512.int8.matmul),
     int4: codes(include_str!("../kernels/cpu/amx/matmul_int4.rs"), AVX512.int4.matmul),
+    look_features: AMX_LOOK,
     ..AVX512
 };
 

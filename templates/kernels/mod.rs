@@ -20,6 +20,8 @@ use self::tuning::Tuning;
 pub struct Kernels {
     /// Processor features that all crates with them need, as Rust names them.
     pub features: &'static [&'static str],
+    /// The same of those with keys and values in codes.
+    pub look_features: &'static [&'static str],
     /// Products with f32 weights.
     pub f32: Product,
     /// Products with bf16 weights.
@@ -98,6 +100,7 @@ macro_rules! kernels {
     ($isa:literal, $features:expr, $tuning:expr, $codes:literal, $code_features:expr, $code_tuning:expr) => {
         $crate::kernels::Kernels {
             features: $features,
+            look_features: $code_features,
             f32: $crate::kernels::product!(
                 "operand_f32.rs",
                 concat!($isa, "/matmul_f32.rs"),
@@ -141,14 +144,19 @@ pub(crate) use kernels;
 const ATTEND_INT8: &str = include_str!("cpu/attend_int8.rs");
 
 /// Those of AVX-512, which AMX shares but for products.
-pub const AVX512: Kernels = kernels!(
-    "avx512",
-    &["avx512f"],
-    &[(tuning::AHEAD, 64)],
-    "avx512/operand_int8.rs",
-    AVX512_CODES,
-    &[(tuning::AHEAD, 64)]
-);
+pub const AVX512: Kernels = Kernels {
+    look_features: &["avx512f", "avx512bw", "avx512dq", "avx512vnni"],
+    ..kernels!(
+        "avx512",
+        &["avx512f"],
+        &[(tuning::AHEAD, 64)],
+        "avx512/operand_int8.rs",
+        AVX512_CODES,
+        &[(tuning::AHEAD, 64)]
+    )
+};
+/// What keys and values in codes need where tiles multiply them. Every processor with AMX has it.
+pub const AMX_LOOK: &[&str] = &["avx512f", "avx512bw", "avx512dq", "avx512vbmi", "avx512vnni"];
 /// What products of codes need in AVX-512. Every processor with BF16 has it.
 pub const AVX512_CODES: &[&str] = &["avx512f", "avx512bw", "avx512vnni"];
 
@@ -218,8 +226,8 @@ impl Kernels {
         let (layers, head) = (products[0], products.get(1));
         let products = || products.iter();
         let mut features = self.features.to_vec();
-        let cached = (site.memory.kv == Precision::Int8).then_some(&self.int8);
-        for feature in products().chain(cached).flat_map(|product| product.features) {
+        let cached = (site.memory.kv == Precision::Int8).then_some(self.look_features);
+        for feature in products().map(|product| product.features).chain(cached).flatten() {
             if !features.contains(feature) {
                 features.push(feature);
             }

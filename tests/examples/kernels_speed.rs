@@ -75,6 +75,8 @@ use rt::memory::Lines;
 use rt::pool::Pool;
 use synth::target::Isa;
 
+use scalar_int8_kv::weigh;
+
 const N_ROUNDS: usize = 60;
 /// Weights that no cache holds, as many as the probe streams over.
 const BYTES: usize = 512 << 20;

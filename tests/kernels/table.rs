@@ -267,8 +267,10 @@ macro_rules! attentions {
                             }
                         }
                     }
-                    out.extend(attended.chunks(found_len).map(|row| -> Vec<f32> {
-                        row[..$head_dim].iter().map(|value| value / row[$channels + 1]).collect()
+                    out.extend(attended.chunks(found_len).map(|row| {
+                        let mut out = vec![f32::NAN; $head_dim];
+                        $isa::merge::share(row, &mut out);
+                        out
                     }));
                 }
                 out

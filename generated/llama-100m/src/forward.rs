@@ -91,14 +91,16 @@ impl Model {
         for (layer, cache) in weights.layers.iter().zip(caches) {
             norm(pool, n, hidden, &layer.attention_norm, normed);
             linear(pool, n, normed, &layer.qkv, qkv);
-            attention.store(pool, (rows, running), cache, qkv, |position, key| {
+            attention.store(pool, (rows, running), cache, qkv, |position, key, turned| {
+                turned.copy_from_slice(key);
                 let (cos, sin) = rope.at(position);
-                rotate(key, cos, sin);
+                rotate(turned, cos, sin);
             });
-            let query = |position, query: &mut [f32]| {
+            let query = |position, query: &[f32], turned: &mut [f32]| {
+                turned.copy_from_slice(query);
                 let (cos, sin) = rope.at(position);
-                rotate(query, cos, sin);
-                query.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
+                rotate(turned, cos, sin);
+                turned.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
             };
             attention.attend(pool, (rows, running), cache, qkv, query, attended);
             each_row(pool, n, mixed.rows(), |idx, mut mixed| {

@@ -14,8 +14,8 @@ use crate::{
     scheduler::Row,
     sequence::Sequence,
     shape::{
-        HEAD_DIM, HIDDEN, INTERMEDIATE, MAX_SEQUENCES, N_LAYERS, N_THREADS, NORM_EPS, Q_WIDTH, QKV_WIDTH,
-        QUERY_SCALE, STEP_ROWS, VOCAB,
+        HIDDEN, INTERMEDIATE, MAX_SEQUENCES, N_LAYERS, N_THREADS, NORM_EPS, Q_WIDTH, QKV_WIDTH, QUERY_SCALE,
+        STEP_ROWS, VOCAB,
     },
     weights::{Weight, Weights},
 };
@@ -91,16 +91,16 @@ impl Model {
         for (layer, cache) in weights.layers.iter().zip(caches) {
             norm(pool, n, hidden, &layer.attention_norm, normed);
             linear(pool, n, normed, &layer.qkv, qkv);
-            attention.store(pool, (rows, running), cache, qkv, |position, key| {
-                norm_in_place(key, &layer.k_norm);
+            attention.store(pool, (rows, running), cache, qkv, |position, key, turned| {
+                rms_norm(key, &layer.k_norm, NORM_EPS, turned);
                 let (cos, sin) = rope.at(position);
-                rotate(key, cos, sin);
+                rotate(turned, cos, sin);
             });
-            let query = |position, query: &mut [f32]| {
-                norm_in_place(query, &layer.q_norm);
+            let query = |position, query: &[f32], turned: &mut [f32]| {
+                rms_norm(query, &layer.q_norm, NORM_EPS, turned);
                 let (cos, sin) = rope.at(position);
-                rotate(query, cos, sin);
-                query.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
+                rotate(turned, cos, sin);
+                turned.iter_mut().for_each(|channel| *channel *= QUERY_SCALE);
             };
             attention.attend(pool, (rows, running), cache, qkv, query, attended);
             each_row(pool, n, mixed.rows(), |idx, mut mixed| {
@@ -142,11 +142,4 @@ fn embed<'a>(weights: impl IntoIterator<Item = &'a Weight>, hidden: &mut [f32]) 
     for (hidden, weight) in hidden.iter_mut().zip(weights) {
         *hidden = weight.to_f32();
     }
-}
-
-/// Norms one head.
-fn norm_in_place(head: &mut [f32], weight: &[f32]) {
-    let mut before = [0.0; HEAD_DIM];
-    before.copy_from_slice(head);
-    rms_norm(&before, weight, NORM_EPS, head);
 }

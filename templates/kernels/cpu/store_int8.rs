@@ -2,7 +2,10 @@
 //! all tiles of a head the scales of its positions. Lanes of keys are positions, each with four channels; lanes of values are
 //! channels, each at four positions.
 
-use super::strip::TILE;
+use super::{
+    strip::TILE,
+    weigh::{largest, round},
+};
 
 /// A code of a key or a value, −127 to 127, or a fourth of a scale.
 pub type Cell = i8;
@@ -65,20 +68,16 @@ fn rounded<const HEAD_DIM: usize, const CHANNELS: usize>(
     x: &[f32; HEAD_DIM],
     scale: &mut [Cell],
 ) -> [Cell; CHANNELS] {
-    // Magnitudes are ordered as their bits, whose largest may be sought in any order.
-    let largest = x.iter().map(|x| x.abs().to_bits().cast_signed()).fold(0, i32::max);
-    let largest = f32::from_bits(largest.cast_unsigned());
+    let mut channels = [0.0; CHANNELS];
+    channels[..HEAD_DIM].copy_from_slice(x);
+    let largest = largest(&channels);
     scale.copy_from_slice(&(largest / 127.0).to_ne_bytes().map(u8::cast_signed));
     // Of less the inverse may be infinite; it is nothing beside any other position.
     let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };
-    // The low bits of the sum are the whole number.
     let mut codes = [0; CHANNELS];
-    codes.iter_mut().zip(x).for_each(|(code, x)| *code = (x * inverse + NO_FRACTION).to_bits() as Cell);
-    codes
+    round(&channels, inverse, &mut codes);
+    codes.map(|code| code as Cell)
 }
 
 /// A magnitude whose inverse, times 127, is still a number.
 const TINY: f32 = f32::MIN_POSITIVE * 256.0;
-
-/// 1.5 · 2²³: added, it leaves no bits for a fraction.
-const NO_FRACTION: f32 = 12_582_912.0;

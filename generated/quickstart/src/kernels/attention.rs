@@ -14,7 +14,7 @@ use rt::{
 
 use super::{
     attend::{Scratch, attend},
-    merge::merge,
+    merge::{merge, share},
     store::store,
     strip::{Past, RANGE, found_len, nothing},
 };
@@ -97,7 +97,7 @@ impl Attention {
         (rows, running): (&[Row], &[Sequence]),
         cache: &mut LayerCache,
         qkv: &[f32],
-        turn: impl Fn(usize, &mut [f32]) + Sync,
+        turn: impl Fn(usize, &[f32], &mut [f32]) + Sync,
     ) {
         let blocks = cache.blocks();
         pool.run(self.strips.len(), |_, task| {
@@ -110,8 +110,9 @@ impl Attention {
                 // SAFETY: no other strip, and no other sequence, writes to this block.
                 let (keys, values) = unsafe { blocks.row(block) };
                 let mut turned = [0.0; KV_WIDTH];
-                turned.copy_from_slice(key);
-                turned.chunks_exact_mut(HEAD_DIM).for_each(|key| turn(row.position, key));
+                for (key, turned) in key.chunks_exact(HEAD_DIM).zip(turned.chunks_exact_mut(HEAD_DIM)) {
+                    turn(row.position, key, turned);
+                }
                 store::<HEAD_DIM, CHANNELS, BLOCK>(keys, values, row.position % BLOCK, &turned, value);
             }
         });
@@ -126,7 +127,7 @@ impl Attention {
         (rows, running): (&[Row], &[Sequence]),
         cache: &LayerCache,
         qkv: &[f32],
-        turn: impl Fn(usize, &mut [f32]) + Sync,
+        turn: impl Fn(usize, &[f32], &mut [f32]) + Sync,
         out: &mut [f32],
     ) {
         let step = Step { rows, running, cache, qkv, turn, out: Columns::new(out, Q_WIDTH) };
@@ -144,7 +145,7 @@ impl Attention {
 /// cache.
 fn together(
     pool: &Pool,
-    step: &Step<'_, impl Fn(usize, &mut [f32]) + Sync>,
+    step: &Step<'_, impl Fn(usize, &[f32], &mut [f32]) + Sync>,
     strips: &[Strip],
     threads: Threads<'_>,
 ) {
@@ -167,7 +168,7 @@ fn together(
 /// Each range of a strip is looked at by itself, and what was found is put together afterwards.
 fn apart(
     pool: &Pool,
-    step: &Step<'_, impl Fn(usize, &mut [f32]) + Sync>,
+    step: &Step<'_, impl Fn(usize, &[f32], &mut [f32]) + Sync>,
     strips: &[Strip],
     n_ranges: usize,
     threads: Threads<'_>,
@@ -237,7 +238,7 @@ struct Step<'a, T> {
     out: Columns<'a>,
 }
 
-impl<T: Fn(usize, &mut [f32])> Step<'_, T> {
+impl<T: Fn(usize, &[f32], &mut [f32])> Step<'_, T> {
     /// The ranges that a strip's rows see something of.
     fn ranges(&self, strip: Strip) -> Range<usize> {
         let (first, last) = (&self.rows[strip.first_row], &self.rows[strip.first_row + strip.n_rows - 1]);
@@ -252,8 +253,7 @@ impl<T: Fn(usize, &mut [f32])> Step<'_, T> {
         for (queries, (row, qkv)) in queries.chunks_exact_mut(GROUP * CHANNELS).zip(rows) {
             let heads = qkv[head * GROUP * HEAD_DIM..].chunks_exact(HEAD_DIM);
             for (query, head) in queries.chunks_exact_mut(CHANNELS).zip(heads) {
-                query[..HEAD_DIM].copy_from_slice(head);
-                (self.turn)(row.position, &mut query[..HEAD_DIM]);
+                (self.turn)(row.position, head, &mut query[..HEAD_DIM]);
             }
         }
         queries
@@ -291,9 +291,7 @@ impl<T: Fn(usize, &mut [f32])> Step<'_, T> {
     fn finish(&self, strip: Strip, head: usize, row: usize, attended: &[f32]) {
         let first = (head * GROUP + row % GROUP) * HEAD_DIM;
         // SAFETY: no two tasks have the same row and heads.
-        let out = unsafe { self.out.row_mut(strip.first_row + row / GROUP, first..first + HEAD_DIM) };
-        let share = 1.0 / attended[CHANNELS + 1];
-        out.iter_mut().zip(attended).for_each(|(out, value)| *out = value * share);
+        share(attended, unsafe { self.out.row_mut(strip.first_row + row / GROUP, first..first + HEAD_DIM) });
     }
 }
 

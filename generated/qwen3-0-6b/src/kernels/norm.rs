@@ -22,17 +22,24 @@ fn normalise(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-/// Lane l of sixteen adds the squares of i = l, l + 16, … in order.
+/// Lane l of sixty-four adds the squares of i = l, l + 64, … in order.
 #[target_feature(enable = "avx512f")]
 fn sum_of_squares(x: &[f32]) -> f32 {
-    let (chunks, rest) = x.as_chunks::<16>();
-    let mut last = [0.0; 16];
-    last[..rest.len()].copy_from_slice(rest);
-    let mut sum = _mm512_setzero_ps();
-    for chunk in chunks.iter().chain([&last]) {
-        // SAFETY: a chunk is 16 values.
-        let x = unsafe { _mm512_loadu_ps(chunk.as_ptr()) };
-        sum = _mm512_fmadd_ps(x, x, sum);
+    // Each waits for the one before it: four do not wait for each other.
+    let mut sums = [_mm512_setzero_ps(); 4];
+    let (fours, rest) = x.as_chunks::<64>();
+    for four in fours {
+        for (sum, x) in sums.iter_mut().zip(four.as_chunks::<16>().0) {
+            // SAFETY: sixteen values.
+            let x = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+            *sum = _mm512_fmadd_ps(x, x, *sum);
+        }
     }
-    _mm512_reduce_add_ps(sum)
+    for (sum, x) in sums.iter_mut().zip(rest.chunks(16)) {
+        // SAFETY: only as many lanes are read as there are values.
+        let x = unsafe { _mm512_maskz_loadu_ps(u16::MAX >> (16 - x.len()), x.as_ptr()) };
+        *sum = _mm512_fmadd_ps(x, x, *sum);
+    }
+    let [a, b, c, d] = sums;
+    _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
 }

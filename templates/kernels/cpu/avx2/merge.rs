@@ -18,6 +18,11 @@ fn merge_lanes(attended: &mut [f32], found: &[f32]) {
     if *their_sum == 0.0 {
         return;
     }
+    if before[1] == 0.0 {
+        values.copy_from_slice(found);
+        [before[0], before[1]] = [*their_largest, *their_sum];
+        return;
+    }
     let largest = before[0].max(*their_largest);
     let ours = exp(_mm256_set1_ps(before[0] - largest));
     let theirs = exp(_mm256_set1_ps(their_largest - largest));
@@ -26,6 +31,18 @@ fn merge_lanes(attended: &mut [f32], found: &[f32]) {
     }
     let sum = before[1] * _mm256_cvtss_f32(ours) + their_sum * _mm256_cvtss_f32(theirs);
     [before[0], before[1]] = [largest, sum];
+}
+
+/// out ← what a row has found of all positions, whose weights then add up to one.
+pub fn share(attended: &[f32], out: &mut [f32]) {
+    // SAFETY: as above.
+    unsafe { share_lanes(attended, out) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn share_lanes(attended: &[f32], out: &mut [f32]) {
+    let share = 1.0 / attended[attended.len() - TILE + 1];
+    out.iter_mut().zip(attended).for_each(|(out, value)| *out = value * share);
 }
 
 /// The first eight values.

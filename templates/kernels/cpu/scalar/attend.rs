@@ -9,7 +9,7 @@ use super::{
     merge::merge,
     pair::pair,
     store::Cell,
-    strip::{Past, RANGE, TILE, found_len, nothing},
+    strip::{Past, RANGE, TILE, found_len},
 };
 
 /// One thread's memory.
@@ -77,9 +77,9 @@ fn look<const CHANNELS: usize, const BLOCK: usize>(
         largest = of_seen.fold(largest, f32::max);
     }
 
-    nothing(found);
     let (values, [its_largest, its_sum, ..]) = found.split_at_mut(CHANNELS) else { return };
-    *its_largest = largest;
+    values.fill(0.0);
+    [*its_largest, *its_sum] = [largest, 0.0];
     for tile in tiles() {
         for (lane, score) in scores[of_tile(tile)].iter_mut().enumerate() {
             *score = if is_seen(tile, lane) { exp(*score - largest) } else { 0.0 };

@@ -273,6 +273,10 @@ macro_rules! attentions {
                         let past = past(blocks, head);
                         $isa::attend::attend::<CHANNELS, BLOCK>(queries, &past, range, seen, scratch, found);
                     }
+                    let mut out = [0.0; CHANNELS];
+                    for found in found.chunks_exact(found_len) {
+                        $isa::merge::share(found, std::hint::black_box(&mut out));
+                    }
                 });
             };
             let name = format!("{} attention, {n_rows} rows to {n_positions}", stringify!($isa));

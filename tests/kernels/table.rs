@@ -296,7 +296,7 @@ macro_rules! int8_attentions {
             // Four cells of all bits are a scale that is no number, four of 0x7f the largest that is one.
             $isa, store_int8, |x: f32| if x.is_nan() { -1 } else { 0x7f },
             |row| quantise::round_activations(row, row.len(), row.len()), 0.0, 0.5 / 32767.0, store_int8::SCALE;
-            (6 64 64) (24 64 128) (80 128 64) (128 128 128)
+            (6 64 64) (24 64 128) (80 128 64) (128 128 128) (250 256 64)
         )
     };
 }

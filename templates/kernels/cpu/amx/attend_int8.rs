@@ -16,10 +16,13 @@
 //! * 21.9 with weights as powers of two
 //!
 //! Two threads of an Intel Xeon that others used as well, best of sixty runs of `kernels_speed`, two heads of 128 to a key
-//! head; the probe, disturbed alike, read 27.1 GB/s and multiplied 343 GFLOP/s of f32 in registers:
+//! head; the probe, disturbed alike, multiplied 290 to 350 GFLOP/s of f32 in registers. In turns, the best of three:
 //!
-//! * 613 GFLOP/s with 512 rows, 784 with the last 64 of 4096
-//! * one row of 8192 from memory, in vectors: 27.2 GB/s, all there is
+//! * 382 GFLOP/s with 512 rows, 638 with the last 64 of 4096, as above
+//! * 604 and 711 with queries held in tiles while keys pass, no tile of keys that nobody sees, two tiles of channels at a time,
+//!   halves of terms picked by one permutation, and what the first range finds taken as it is
+//!
+//! One row of 8192 from memory, in vectors: 27.2 GB/s, all that the probe read then.
 
 use std::arch::asm;
 use std::arch::x86_64::*;

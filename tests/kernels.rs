@@ -379,6 +379,22 @@ fn attention_is_softmax_of_scores_times_values() {
     }
 }
 
+/// Rounded away, what went wrong in one position would look like an answer in all that see it.
+#[test]
+fn a_head_that_is_no_number_somewhere_is_stored_with_a_scale_that_is_none() {
+    for channel in [0, 40, 63] {
+        let mut head = [0.5; 64];
+        head[channel] = f32::NAN;
+        let [mut keys, mut values] = [[0; 64 * (64 + store_int8::SCALE)]; 2];
+        store_int8::store::<64, 64, 64>(&mut keys, &mut values, 3, &head, &head);
+        for cells in [keys, values] {
+            let mut scales = [0.0; 64];
+            store_int8::parts::<64, 64>(&cells, &mut scales);
+            assert!(scales[3].is_nan(), "channel {channel}: {}", scales[3]);
+        }
+    }
+}
+
 #[test]
 fn attention_depends_on_the_attended_rows_alone() {
     for isa in isas() {

@@ -2,10 +2,7 @@
 //! all tiles of a head the scales of its positions. Lanes of keys are positions, each with four channels; lanes of values are
 //! channels, each at four positions.
 
-use super::{
-    strip::TILE,
-    weigh::{largest, round},
-};
+use super::{strip::TILE, weigh::round};
 
 /// A code of a key or a value, −127 to 127, or a fourth of a scale.
 pub type Cell = i8;
@@ -68,12 +65,14 @@ fn rounded<const HEAD_DIM: usize, const CHANNELS: usize>(
     x: &[f32; HEAD_DIM],
     scale: &mut [Cell],
 ) -> [Cell; CHANNELS] {
-    let mut channels = [0.0; CHANNELS];
-    channels[..HEAD_DIM].copy_from_slice(x);
-    let largest = largest(&channels);
+    // Magnitudes are ordered as their bits, whose largest may be sought in any order; what is no number is above all that are.
+    let largest = x.iter().map(|x| x.abs().to_bits().cast_signed()).fold(0, i32::max);
+    let largest = f32::from_bits(largest.cast_unsigned());
     scale.copy_from_slice(&(largest / 127.0).to_ne_bytes().map(u8::cast_signed));
     // Of less the inverse may be infinite; it is nothing beside any other position.
     let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };
+    let mut channels = [0.0; CHANNELS];
+    channels[..HEAD_DIM].copy_from_slice(x);
     let mut codes = [0; CHANNELS];
     round(&channels, inverse, &mut codes);
     codes.map(|code| code as Cell)

@@ -17,6 +17,9 @@ use sha2::{Digest, Sha256};
 
 use crate::hex;
 
+/// The version of how weights become codes: the same recipe by another one is another image.
+const ROUNDING: u32 = 2;
+
 /// Output columns of a panel.
 pub const PANEL: usize = 32;
 
@@ -74,6 +77,11 @@ impl Layout {
             Self::F32Plain | Self::F32Rows | Self::Bf16Rows => false,
             Self::F32Panels | Self::Bf16Panels | Self::Int8Panels(_) | Self::Int4Panels(_) => true,
         }
+    }
+
+    /// Whether weights are held as codes.
+    fn is_rounded(self) -> bool {
+        matches!(self, Self::Int8Panels(_) | Self::Int4Panels(_))
     }
 
     /// Bytes of a panel of `cols` values of K, or of one row, with what fills them up.
@@ -209,12 +217,15 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// SHA-256 of the recipe and of this layout's version, in hex: two images of one checkpoint with one digest hold the
-    /// same bytes.
+    /// SHA-256 of the recipe, of this layout's version and of the rounding's where there are codes, in hex: two images of
+    /// one checkpoint with one digest hold the same bytes.
     pub fn digest(&self) -> String {
         let mut text = format!("{MAGIC:?}\n");
-        for tensor in &self.tensors {
+        if self.tensors.iter().any(|tensor| tensor.layout.is_rounded()) {
             // Writing into a string cannot fail.
+            let _ = writeln!(text, "rounding {ROUNDING}");
+        }
+        for tensor in &self.tensors {
             let _ = writeln!(text, "{tensor:?}");
         }
         hex(&Sha256::digest(text))

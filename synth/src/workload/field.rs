@@ -263,7 +263,7 @@ pub(super) const FIELDS: &[Field] = &[
     },
     Field {
         path: "tolerance.logprob_p99",
-        kind: Kind::Number { above: 0.0, most: 1.0 },
+        kind: Kind::Number { above: 0.0, most: 20.0 },
         need: Need::Default("0.05"),
         doc: "With bounds: 99th percentile of the absolute difference in log-probability, nats.",
     },

@@ -164,7 +164,7 @@ impl Timed {
         let (operations, rate) = self.prompt?;
         let predicted = operations / (rate * threads as f64) * 1e3;
         let cell = self.newest(Row::Prefill512);
-        let measured = cell.and_then(|cell| Some((cell.measured(Quantity::TtftP50)?.0, cell.id())));
+        let measured = cell.and_then(|cell| Some((cell.measured(Quantity::TtftP50)?, cell.id())));
         Some(match measured {
             Some((ms, id)) => {
                 format!(
@@ -175,15 +175,14 @@ impl Timed {
         })
     }
 
-    /// A token alone, at the bandwidth that was measured with it.
+    /// A token alone, at the bandwidth that was measured between its rounds.
     fn token_words(&self, cost: Cost, threads: usize) -> Option<String> {
         let cell = self.newest(Row::DecodeB1)?;
-        let (ms, ceilings) = cell.measured(Quantity::TpotP50)?;
-        let predicted = cost.seconds(ceilings.read_gb_s * 1e9, threads) * 1e3;
+        let (ms, peak) = (cell.measured(Quantity::TpotP50)?, cell.limit()?.peak);
+        let predicted = cost.seconds(peak * 1e9, threads) * 1e3;
         Some(format!(
-            "measured  {ms:.3} ms a token alone, by cell {} of the suite; {predicted:.3} predicted at its {:.1} GB/s",
-            cell.id(),
-            ceilings.read_gb_s
+            "measured  {ms:.3} ms a token alone, by cell {} of the suite; {predicted:.3} predicted at its {peak:.1} GB/s",
+            cell.id()
         ))
     }
 }

@@ -14,6 +14,7 @@ mod explain;
 mod model;
 mod mutants;
 mod pipeline;
+mod profile;
 mod prove;
 mod race;
 mod reference;
@@ -63,6 +64,7 @@ enum Command {
     Doctor(doctor::Args),
     Mutants(mutants::Args),
     Counters(counters::Args),
+    Profile(profile::Args),
     Docs(docs::Args),
 }
 
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args, &ui),
         Command::Mutants(args) => mutants::run(&args, &ui),
         Command::Counters(args) => counters::run(&args, &ui),
+        Command::Profile(args) => profile::run(&args, &ui),
         Command::Docs(args) => docs::run(&args, &ui),
     };
     match outcome {

@@ -16,7 +16,7 @@ use harness::{
     process::free_port,
     prove::Proof,
     reference::{self, Format},
-    suite::{self, Ceilings, Effort, Field, Job, Profile, Raced, Reads, Row, Standing},
+    suite::{self, Bound, Ceilings, Effort, Field, Job, Profile, Raced, Reads, Row, Standing},
 };
 use serde_json::json;
 use synth::feasibility::{self, MemoryPlan};
@@ -251,14 +251,10 @@ impl Run<'_> {
         let seed = self.rules.seed.unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs())
         });
-        let suite_job = Job {
-            workload,
-            context: job.context,
-            vocab: own.asked.model.dims.vocab as u32,
-            avoid: own.asked.model.eos.iter().copied().chain(own.asked.model.bos).collect(),
-            held_bytes: (memory.weights, memory.kv_bytes),
-            seed,
-        };
+        let reads = reads(&own.asked, memory);
+        let bound = |row| Bound::of((row, self.format), &own.asked.model, reads, &ceilings);
+        let bounds = rows.iter().filter_map(|row| Some((*row, bound(*row)?))).collect();
+        let suite_job = suite_job(&own.asked, memory, bounds, seed);
         let effort = match self.rules.length {
             Length::Quick => Effort::quick(),
             Length::Full => Effort::full(),
@@ -280,7 +276,7 @@ impl Run<'_> {
             }
             raced.peers.extend(ready.iter().filter_map(race::Ready::absent));
             state.borrow_mut().n_done += 1;
-            match self.record(own, &raced, &ceilings, (&effort, seed)) {
+            match self.record(own, &raced, (&ceilings, reads), (&effort, seed)) {
                 Ok(entry) => {
                     let words = state.borrow().words();
                     self.ui.say("Recorded", format_args!("{}; {words}", told(&raced, &entry)));
@@ -299,15 +295,9 @@ impl Run<'_> {
         &self,
         own: &Own,
         raced: &Raced,
-        ceilings: &Ceilings,
+        (ceilings, reads): (&Ceilings, Reads),
         (effort, seed): (&Effort, u64),
     ) -> Outcome<SuiteEntry> {
-        let reads = reads(&own.asked, &own.decided.memory);
-        let measured = raced.row.quantities().first().and_then(|first| {
-            raced.own.iter().find(|(quantity, _)| quantity == first).map(|(_, value)| *value)
-        });
-        let limit = measured
-            .and_then(|ms| suite::limit((raced.row, self.format), &own.asked.model, reads, ceilings, ms));
         let plan = own.decided.plan.decisions.iter();
         let race = SuiteRace {
             suite: self.chosen.suite,
@@ -320,11 +310,28 @@ impl Run<'_> {
             proof: &own.proof,
             ceilings,
             reads,
-            limit,
             depth: effort.depth,
             seed,
         };
         ledger::append_race(&self.ledger(), &race, self.from).or_exit(Exit::Internal)
+    }
+}
+
+/// What the rows of a workload ask.
+pub fn suite_job<'a>(
+    asked: &'a Asked,
+    memory: &MemoryPlan,
+    bounds: BTreeMap<Row, Bound>,
+    seed: u64,
+) -> Job<'a> {
+    Job {
+        workload: &asked.workload,
+        context: feasibility::max_positions(&asked.workload),
+        vocab: asked.model.dims.vocab as u32,
+        avoid: asked.model.eos.iter().copied().chain(asked.model.bos).collect(),
+        bounds,
+        held_bytes: (memory.weights, memory.kv_bytes),
+        seed,
     }
 }
 

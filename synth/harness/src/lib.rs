@@ -16,6 +16,7 @@ pub mod model_maker;
 pub mod mutants;
 pub mod probe;
 pub mod process;
+pub mod profile;
 pub mod prove;
 pub mod quantise;
 mod random;

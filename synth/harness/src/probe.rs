@@ -89,6 +89,40 @@ const TIME: Duration = Duration::from_millis(300);
 /// Largest buffer to stream over: on machines with huge caches the probe must still be quick.
 const MAX_BUFFER: usize = 1 << 30;
 
+/// Something that the machine does at most so fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ceiling {
+    /// Reading memory.
+    Read,
+    /// f32 multiply-adds in the widest instruction set.
+    Fma,
+    /// One of the instructions for dot products.
+    Dot(Dot),
+}
+
+impl Ceiling {
+    /// Its name, as reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Ceiling::Read => "read",
+            Ceiling::Fma => "f32 multiply-add",
+            Ceiling::Dot(dot) => dot.name(),
+        }
+    }
+
+    /// What `n_threads` threads reach of it now, in some three tenths of a second: 10⁹ bytes or operations a second.
+    #[must_use]
+    pub fn reached(self, n_threads: usize) -> f64 {
+        let widest = isas().into_iter().max().unwrap_or(Isa::Scalar);
+        match self {
+            Ceiling::Read => read_gb_s(n_threads, buffer_bytes(), widest),
+            Ceiling::Fma => fma_gflops(n_threads, widest),
+            Ceiling::Dot(dot) => dots::gops(dot, n_threads),
+        }
+    }
+}
+
 /// Measures this machine with `n_threads` threads, or with one on each core if those are fewer, in about half a second.
 ///
 /// # Errors
@@ -100,8 +134,7 @@ pub fn probe(n_threads: usize) -> Result<Machine, ProbeError> {
     let n_cores = thread::available_parallelism().map_or(1, usize::from);
     // More threads than cores reach no more, and each would bring its buffer.
     let n_threads = n_threads.min(n_cores);
-    let (memory_bytes, cache_bytes) = (memory_bytes(), cache_bytes());
-    let buffer_bytes = (4 * cache_bytes).min(MAX_BUFFER);
+    let (memory_bytes, cache_bytes, buffer_bytes) = (memory_bytes(), cache_bytes(), buffer_bytes());
     if memory_bytes < 2 * buffer_bytes as u64 {
         return Err(ProbeError::Memory { needed: buffer_bytes, memory: memory_bytes });
     }
@@ -361,6 +394,11 @@ fn cache_bytes() -> usize {
         fs::read_to_string(path).ok()?.trim().strip_suffix('K')?.parse::<usize>().ok()
     };
     (0..8).filter_map(size).max().map_or(32 << 20, |kib| kib << 10)
+}
+
+/// What is read to measure reading: four times the last cache.
+fn buffer_bytes() -> usize {
+    (4 * cache_bytes()).min(MAX_BUFFER)
 }
 
 /// Times the same loop again and again.

@@ -213,10 +213,7 @@ mod tests {
             let mirrored: Vec<f32> = group.iter().map(|w| -w).collect();
             let (largest, scale) = (largest(&group), INT4.scale(&group));
             let has_two_ends = group.contains(&largest) && group.contains(&-largest);
-            assert!(
-                largest < WORTH_A_SEARCH || has_two_ends || INT4.scale(&mirrored) == -scale,
-                "{group:?}"
-            );
+            assert!(largest < WORTH_A_SEARCH || has_two_ends || INT4.scale(&mirrored) == -scale, "{group:?}");
         }
         // Where one element stands out, clipping it serves the others better.
         let mut group = [0.4f32; 128];

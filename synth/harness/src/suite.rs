@@ -14,8 +14,8 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use bars::{BARS, Bar, Standing, judge};
-pub use limit::{Ceilings, Limit, Reads, limit, operations};
-pub use run::{Effort, Entrant, Field, Figure, Job, Raced, run};
+pub use limit::{Bound, Ceilings, Limit, Reads, operations};
+pub use run::{Effort, Entrant, Field, Figure, Job, Loads, Raced, run};
 pub use table::{markdown, terminal};
 
 /// A peer whose one block of the heat took more than this many times the best peer's is not raced: it cannot be the best
@@ -124,6 +124,18 @@ impl Row {
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|row| row.name() == name)
+    }
+
+    /// Whether it is a load, and not what is seen of a server before or after.
+    #[must_use]
+    pub fn has_load(self) -> bool {
+        !matches!(self, Row::Start | Row::Memory)
+    }
+
+    /// Positions of its longest sequence, where its load says so and not the workload.
+    #[must_use]
+    pub fn positions(self) -> usize {
+        if self == Row::Served { 0 } else { load::prompt(self) + load::output(self) }
     }
 
     /// Which of the two own binaries runs it.

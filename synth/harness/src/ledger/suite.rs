@@ -76,8 +76,6 @@ pub struct SuiteRace<'a> {
     pub ceilings: &'a Ceilings,
     /// What own must read.
     pub reads: Reads,
-    /// The limit of the row.
-    pub limit: Option<Limit>,
     /// How much time was spent.
     pub depth: Depth,
     /// Seed of traffic, order and intervals.
@@ -127,10 +125,16 @@ impl SuiteEntry {
         self.digests.as_ref().map(|digests| digests.plan.as_str())
     }
 
-    /// What own measured of this quantity, ms or bytes, and the ceilings of that run.
+    /// What own measured of this quantity, ms or bytes.
     #[must_use]
-    pub fn measured(&self, quantity: Quantity) -> Option<(f64, &Ceilings)> {
-        Some((*self.own.as_ref()?.measured.get(&quantity)?, self.ceilings.as_ref()?))
+    pub fn measured(&self, quantity: Quantity) -> Option<f64> {
+        self.own.as_ref()?.measured.get(&quantity).copied()
+    }
+
+    /// What the machine allowed.
+    #[must_use]
+    pub fn limit(&self) -> Option<&Limit> {
+        self.limit.as_ref()
     }
 
     /// The best engine of the row, and own against it.
@@ -144,7 +148,7 @@ impl SuiteEntry {
         }
         let raced = race.raced;
         let best = raced.best.map(|idx| &raced.peers[idx]);
-        let share = race.limit.as_ref().map(|limit| limit.share);
+        let share = raced.limit.as_ref().map(|limit| limit.share);
         let cell = (race.model, race.format, raced.row);
         let ahead = best.map_or(&[][..], |best| best.figures.as_slice());
         let (standing, misses) = match &raced.void {
@@ -190,7 +194,7 @@ impl SuiteEntry {
             }),
             peers: peers.collect(),
             best: best.map(|best| best.name.clone()),
-            limit: race.limit.clone(),
+            limit: raced.limit.clone(),
             standing,
             misses,
             void: raced.void.clone(),

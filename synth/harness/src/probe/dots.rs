@@ -86,7 +86,8 @@ pub fn dot_rates(n_threads: usize) -> Vec<DotRate> {
         .collect()
 }
 
-fn gops(dot: Dot, n_threads: usize) -> f64 {
+/// The rate of one of them, which the processor has.
+pub(super) fn gops(dot: Dot, n_threads: usize) -> f64 {
     const N_ROUNDS: usize = 4_000;
     let n_chains = match dot {
         Dot::AmxBf16 | Dot::AmxInt8 => TILE_CHAINS,

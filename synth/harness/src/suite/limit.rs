@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use synth::{held::Held, model::Model};
 
 use super::{Row, load};
-use crate::probe::{DotRate, Machine};
+use crate::probe::{Ceiling, DotRate, Machine};
 use crate::reference::Format;
+use crate::stats::median;
 
 /// What the machine reached in the run that a cell was raced in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,15 @@ pub struct Reads {
     pub kv_per_position: u64,
 }
 
+/// What bounds a row, and how much of it the row needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bound {
+    /// What the machine does at most so fast.
+    pub by: Ceiling,
+    /// Bytes of one token, or operations of one prompt.
+    pub amount: f64,
+}
+
 /// A row beside its limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,11 +49,11 @@ pub struct Limit {
     pub by: String,
     /// Bytes of one token, or operations of one prompt.
     pub amount: f64,
-    /// 10⁹ of these a second.
+    /// 10⁹ of these a second: what the machine reached between the rounds, their median.
     pub peak: f64,
-    /// Least time, ms.
+    /// Least time by that, ms.
     pub floor_ms: f64,
-    /// Least time ÷ measured time.
+    /// Least time ÷ measured time, each by its own round: the median of the rounds.
     pub share: f64,
 }
 
@@ -55,14 +65,12 @@ impl Ceilings {
         Self { threads, read_gb_s, fma_gflops, dots }
     }
 
-    /// The fastest way there is to multiply weights of this format, with its rate in 10⁹ operations a second.
+    /// The fastest way there is to multiply weights of this format.
     #[must_use]
-    pub fn multiply(&self, format: Format) -> (&'static str, f64) {
+    pub fn multiply(&self, format: Format) -> Ceiling {
         let is_fit = |it: &&DotRate| format != Format::F32 && it.dot.is_bf16() == (format == Format::Bf16);
-        let dots = self.dots.iter().filter(is_fit).map(|it| (it.dot.name(), it.gops));
-        dots.chain([("f32 multiply-add", self.fma_gflops)])
-            .max_by(|a, b| a.1.total_cmp(&b.1))
-            .unwrap_or(("f32 multiply-add", self.fma_gflops))
+        let fastest = self.dots.iter().filter(is_fit).max_by(|a, b| a.gops.total_cmp(&b.gops));
+        fastest.filter(|it| it.gops > self.fma_gflops).map_or(Ceiling::Fma, |it| Ceiling::Dot(it.dot))
     }
 }
 
@@ -80,31 +88,45 @@ impl Reads {
     }
 }
 
-/// The limit of a row, and the share of it that `measured_ms` reaches: bytes of a decoded token over the read bandwidth,
-/// operations of a prompt over the fastest dot product. Rows without one have none.
-#[must_use]
-pub fn limit(
-    (row, format): (Row, Format),
-    model: &Model,
-    reads: Reads,
-    ceilings: &Ceilings,
-    measured_ms: f64,
-) -> Option<Limit> {
-    let (by, amount, peak) = match row {
-        Row::Prefill512 | Row::Prefill4096 => {
-            let (by, peak) = ceilings.multiply(format);
-            (by, operations(model, load::prompt(row)), peak)
+impl Bound {
+    /// What bounds a row: bytes of a decoded token, or operations of a prompt in the fastest way to multiply. Rows that are
+    /// told by neither have none.
+    #[must_use]
+    pub fn of(
+        (row, format): (Row, Format),
+        model: &Model,
+        reads: Reads,
+        ceilings: &Ceilings,
+    ) -> Option<Self> {
+        match row {
+            Row::Prefill512 | Row::Prefill4096 => {
+                Some(Self { by: ceilings.multiply(format), amount: operations(model, load::prompt(row)) })
+            }
+            Row::DecodeB1 | Row::DecodeB8 | Row::DecodeB1At8k => {
+                let n_sequences = if row == Row::DecodeB8 { load::N_TOGETHER } else { 1 };
+                let n_positions = load::prompt(row) + load::output(row) / 2;
+                Some(Self { by: Ceiling::Read, amount: reads.per_token(n_sequences, n_positions) })
+            }
+            Row::Served | Row::Start | Row::Memory => None,
         }
-        Row::DecodeB1 | Row::DecodeB8 | Row::DecodeB1At8k => {
-            let n_sequences = if row == Row::DecodeB8 { load::N_TOGETHER } else { 1 };
-            let n_positions = load::prompt(row) + load::output(row) / 2;
-            ("read", reads.per_token(n_sequences, n_positions), ceilings.read_gb_s)
-        }
-        Row::Served | Row::Start | Row::Memory => return None,
-    };
-    let floor_ms = amount / (peak * 1e9) * 1e3;
-    let share = floor_ms / measured_ms;
-    share.is_finite().then(|| Limit { by: by.to_owned(), amount, peak, floor_ms, share })
+    }
+
+    /// The limit by rounds, in each of which the machine reached a peak, in 10⁹ a second, and own took some ms.
+    #[must_use]
+    pub fn limit(self, rounds: &[(f64, f64)]) -> Option<Limit> {
+        let floor_ms = |peak: f64| self.amount / (peak * 1e9) * 1e3;
+        let peaks: Vec<f64> = rounds.iter().map(|(peak, _)| *peak).collect();
+        let shares: Vec<f64> = rounds.iter().map(|(peak, ms)| floor_ms(*peak) / ms).collect();
+        let (peak, share) = (median(&peaks)?, median(&shares)?);
+        let Self { by, amount } = self;
+        share.is_finite().then(|| Limit {
+            by: by.name().to_owned(),
+            amount,
+            peak,
+            floor_ms: floor_ms(peak),
+            share,
+        })
+    }
 }
 
 /// Operations of reading a prompt of `n` tokens, a multiply-add being two: every matrix of the layers for each position,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use synth::workload::{Metric, Workload};
 
-use super::{NEAR, Quantity, Row, load};
+use super::{Bound, Limit, NEAR, Quantity, Row, load};
 use crate::bench::{self, BenchError, BlockRun, Contender, Depth, Host, Noise, Watch, check_proof};
 use crate::build::Artifact;
 use crate::client::Client;
@@ -56,6 +56,8 @@ pub struct Job<'a> {
     pub vocab: u32,
     /// Ids never drawn.
     pub avoid: Vec<u32>,
+    /// What bounds each row that is bounded.
+    pub bounds: BTreeMap<Row, Bound>,
     /// Bytes of weights, and of KV that own reserves.
     pub held_bytes: (u64, u64),
     /// Seed of traffic, order and intervals.
@@ -122,6 +124,8 @@ pub struct Raced {
     pub peers: Vec<Entrant>,
     /// Index in `peers` of the best engine: the one that own is ahead of by least.
     pub best: Option<usize>,
+    /// The machine's limit, by what it reached between the rounds.
+    pub limit: Option<Limit>,
     /// Why nothing may be concluded.
     pub void: Option<String>,
     /// The machine.
@@ -210,7 +214,7 @@ pub async fn run(
     for racer in &mut racers {
         racer.look_idle(progress).await;
     }
-    let long = job.synthesis(7).sized(load::prompt(Row::DecodeB1At8k), load::output(Row::DecodeB1At8k));
+    let long = job.long();
     for row in Row::ALL.into_iter().filter(|row| rows.contains(row)) {
         match row {
             Row::Start => {}
@@ -315,7 +319,46 @@ impl<'a> Racer<'a> {
     }
 }
 
+/// Blocks of a row's load, one after the other, for who races nobody.
+pub struct Loads<'a> {
+    job: &'a Job<'a>,
+    row: Row,
+    effort: Effort,
+    synthesis: Synthesis,
+    long: Request,
+    n_done: u64,
+}
+
+impl Loads<'_> {
+    /// The load in words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        load::words(self.row, self.job.workload, &self.effort)
+    }
+
+    /// The next block.
+    pub(crate) fn next_block(&mut self) -> bench::Work {
+        let Self { job, row, effort, synthesis, long, n_done } = self;
+        *n_done += 1;
+        let seed = job.seed.wrapping_add(*n_done);
+        load::work(*row, 1, (job.workload, effort), synthesis, long, seed)
+    }
+}
+
 impl Job<'_> {
+    /// The load of a row.
+    #[must_use]
+    pub fn loads(&self, row: Row, effort: Effort) -> Loads<'_> {
+        let synthesis = self.synthesis(100 + row as u64);
+        Loads { job: self, row, effort, synthesis, long: self.long(), n_done: 0 }
+    }
+
+    /// The one request of the row that reads a long prompt once.
+    fn long(&self) -> Request {
+        let row = Row::DecodeB1At8k;
+        self.synthesis(7).sized(load::prompt(row), load::output(row))
+    }
+
     fn synthesis(&self, purpose: u64) -> Synthesis {
         let traffic = &self.workload.traffic;
         let seed = self.seed.wrapping_add(purpose.wrapping_mul(0x9E37_79B9));
@@ -360,6 +403,7 @@ async fn race(
         own: vec![],
         peers: vec![],
         best: None,
+        limit: None,
         void: None,
         host: Host::read(),
         noise: watch.noise(ticks(racers), None, 0.0),
@@ -396,12 +440,15 @@ async fn race(
         Row::Prefill512 => load::fitting(effort.block, median_of(&heats, &finalists)),
         _ => 1,
     };
+    let bound = job.bounds.get(&row);
+    let mut peaks = Vec::new();
     let mut blocks: BTreeMap<usize, Vec<BlockRun>> = BTreeMap::new();
     let n_rounds = effort.rounds(row);
     'rounds: for round in 0..n_rounds {
         let seed = job.seed.wrapping_add(round as u64);
         let work = load::work(row, n, (job.workload, effort), &mut synthesis, long, seed);
         progress(&format!("{}: round {} of {n_rounds}", row.name(), round + 1));
+        peaks.extend(bound.map(|bound| bound.by.reached(job.workload.target.threads)));
         for place in order(finalists.len(), round, job.seed) {
             let idx = finalists[place];
             let Some(block) = racers[idx].run(&work, effort.grace).await else { continue };
@@ -430,6 +477,9 @@ async fn race(
         peers[idx - 1].figures = figures(row, &cell);
     }
     result.own = own_values(row, &own_blocks);
+    let took = own_blocks.iter().filter_map(|block| typical(row, block));
+    let rounds: Vec<(f64, f64)> = peaks.into_iter().zip(took).collect();
+    result.limit = bound.and_then(|bound| bound.limit(&rounds));
     result.best = best(&peers);
     result.noise = watch.noise(ticks(racers), spread, lateness);
     result.peers = peers;
@@ -536,6 +586,7 @@ fn raced_starts(job: &Job<'_>, effort: &Effort, racers: &[Racer<'_>], watch: Wat
         rounds: own.len(),
         own: median(own).map(|ms| (Quantity::FirstTokenMs, ms)).into_iter().collect(),
         best: best(&peers),
+        limit: None,
         peers,
         void: None,
         host: Host::read(),
@@ -577,6 +628,7 @@ fn raced_memory(job: &Job<'_>, effort: &Effort, racers: &[Racer<'_>]) -> Result<
         rounds: 1,
         own: beside[0].map(|bytes| (Quantity::BesideBytes, bytes)).into_iter().collect(),
         best: best(&peers),
+        limit: None,
         peers,
         void: None,
         host: Host::read(),

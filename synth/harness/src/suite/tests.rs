@@ -7,7 +7,7 @@ use super::run::tests::entrant;
 use super::*;
 use crate::bench::{Depth, Host, tests::comparison, tests::proof};
 use crate::ledger::{Provenance, SuiteRace, append_race, append_refusal, read_suite};
-use crate::probe::{Dot, DotRate};
+use crate::probe::{Ceiling, Dot, DotRate};
 use crate::prove::Verdict as Proven;
 use crate::reference::Format;
 use crate::stats::Verdict;
@@ -73,19 +73,30 @@ fn the_limit_is_bytes_for_decoding_and_operations_for_reading() {
     let model = quickstart();
     let reads = Reads::of(&model, Held::as_stored(&model), 1000);
     assert!(reads.weights > 2 * model.n_matrix_weights());
-    let at = |row, ms| limit((row, Format::Bf16), &model, reads, &ceilings(), ms).expect("a limit");
-    let alone = at(Row::DecodeB1, 1.0);
-    assert_eq!(alone.by, "read");
+    let of = |row| Bound::of((row, Format::Bf16), &model, reads, &ceilings());
+    let at = |row| of(row).expect("a bound");
+    let alone = at(Row::DecodeB1);
+    assert_eq!(alone.by, Ceiling::Read);
     assert!((alone.amount - (reads.weights + 48 * 1000) as f64).abs() < 1.0);
-    assert!((alone.share - alone.amount / 40e9 * 1e3).abs() < 1e-9);
     // Eight share the weights and not the keys.
-    assert!((at(Row::DecodeB8, 1.0).amount - (reads.weights as f64 / 8.0 + 48e3)).abs() < 1.0);
-    let reading = at(Row::Prefill512, 1.0);
-    assert_eq!((reading.by.as_str(), reading.peak), ("AMX bf16", 2000.0));
-    assert!(at(Row::Prefill4096, 1.0).amount > 8.0 * reading.amount, "attention grows with the square");
-    assert_eq!(ceilings().multiply(Format::Int4), ("AMX int8", 4000.0));
-    assert_eq!(Ceilings { dots: vec![], ..ceilings() }.multiply(Format::Int8).0, "f32 multiply-add");
-    assert!(limit((Row::Served, Format::Bf16), &model, reads, &ceilings(), 1.0).is_none());
+    assert!((at(Row::DecodeB8).amount - (reads.weights as f64 / 8.0 + 48e3)).abs() < 1.0);
+    let reading = at(Row::Prefill512);
+    assert_eq!(reading.by, Ceiling::Dot(Dot::AmxBf16));
+    assert!(at(Row::Prefill4096).amount > 8.0 * reading.amount, "attention grows with the square");
+    assert_eq!(ceilings().multiply(Format::Int4), Ceiling::Dot(Dot::AmxInt8));
+    assert_eq!(ceilings().multiply(Format::F32), Ceiling::Fma);
+    assert_eq!(Ceilings { dots: vec![], ..ceilings() }.multiply(Format::Int8), Ceiling::Fma);
+    assert!(of(Row::Served).is_none());
+}
+
+#[test]
+fn a_share_of_the_limit_is_of_what_the_machine_reached_in_that_round() {
+    let bound = Bound { by: Ceiling::Read, amount: 40e6 };
+    // The machine slows to half and own with it; in one round something else disturbed own.
+    let limit = bound.limit(&[(40.0, 1.25), (20.0, 2.5), (40.0, 4.0)]).expect("a limit");
+    assert_eq!((limit.by.as_str(), limit.peak, limit.floor_ms), ("read", 40.0, 1.0));
+    assert!((limit.share - 0.8).abs() < 1e-9, "{limit:?}");
+    assert_eq!(bound.limit(&[]), None);
 }
 
 fn raced(row: Row, peers: Vec<Entrant>) -> Raced {
@@ -99,6 +110,7 @@ fn raced(row: Row, peers: Vec<Entrant>) -> Raced {
         own,
         peers,
         best,
+        limit: Some(Limit { by: "read".into(), amount: 1.0, peak: 40.0, floor_ms: 7.6, share: 0.95 }),
         void: None,
         host: Host::read(),
         noise,
@@ -121,7 +133,6 @@ fn add(path: &std::path::Path, depth: Depth, verdict: Proven, raced: &Raced) -> 
         proof: &proof("aa", verdict),
         ceilings: &ceilings(),
         reads: Reads { weights: 1, kv_per_position: 1 },
-        limit: Some(Limit { by: "read".into(), amount: 1.0, peak: 40.0, floor_ms: 7.6, share: 0.95 }),
         depth,
         seed: 1,
     };

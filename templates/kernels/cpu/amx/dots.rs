@@ -86,11 +86,8 @@ fn take_rows<const K: usize, const GROUP: usize, const N: usize>(
                 let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.as_ptr().add(half).cast()));
                 let sum = sums.as_mut_ptr().add(half);
                 let scale = _mm512_mul_ps(scale, x_scale);
-                let cells = match group {
-                    0 => _mm512_mul_ps(dot, scale),
-                    _ => _mm512_fmadd_ps(dot, scale, _mm512_load_ps(sum)),
-                };
-                _mm512_store_ps(sum, cells);
+                let before = if group == 0 { _mm512_setzero_ps() } else { _mm512_load_ps(sum) };
+                _mm512_store_ps(sum, _mm512_fmadd_ps(dot, scale, before));
             }
         }
     }

@@ -56,7 +56,7 @@ pub const STRIPS: Tuning = Tuning {
 };
 
 /// What products of bf16 in tiles read.
-pub const TILES_OF_BF16: &[(Tuning, u64)] = &[(AHEAD, 32), (PANELS, 8), (STRIPS, 16)];
+pub const TILES_OF_BF16: &[(Tuning, u64)] = &[(AHEAD, 32), (PANELS, 4), (STRIPS, 16)];
 
 /// What products of codes in tiles read.
 pub const TILES_OF_CODES: &[(Tuning, u64)] = &[(AHEAD, 64), (FEW_ROWS, 8), (PANELS, 8), (STRIPS, 16)];

@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "a7f1bd06346a815376d4d68eaa556beccaeb54212b32381869f45e7c3308455b",
-    plan_digest: "a871a8023376b6a4915a72233584ac1eb0f5742aced1ca56c18c4cea1e1f6ae1",
+    plan_digest: "ab35eeb62dbd38c2bca945d17b600e2278608b77c979e6202d0af0825b2ad37a",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };
 

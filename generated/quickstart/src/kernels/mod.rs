@@ -97,12 +97,12 @@ fn bring(
     panel: usize,
     first_row: usize,
     cells: &[[f32; PANEL]],
-    bring: impl Fn(&mut [f32], &[f32; PANEL]),
+    store: impl Fn(&mut [f32], &[f32; PANEL]),
 ) {
     let cols = panel * PANEL..y.stride().min((panel + 1) * PANEL);
     for (row, cells) in (first_row..).zip(cells) {
         // SAFETY: a panel is one task's, and nobody else has its columns.
-        bring(unsafe { y.row_mut(row, cols.clone()) }, cells);
+        store(unsafe { y.row_mut(row, cols.clone()) }, cells);
     }
 }
 

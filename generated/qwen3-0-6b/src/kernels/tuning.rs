@@ -5,7 +5,7 @@
 pub const AHEAD: usize = 32;
 
 /// Panels that stay in L2 while all rows pass.
-pub const PANELS: usize = 8;
+pub const PANELS: usize = 4;
 
 /// Strips of rows that pass while all of the next panels are fetched into L2.
 pub const STRIPS: usize = 16;

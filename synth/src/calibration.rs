@@ -142,9 +142,8 @@ pub fn candidates(model: &Model) -> Vec<Candidate> {
     let int8 = Format::Int8(HEAD_GROUP);
     candidates.push(with(int8, stored.head));
     candidates.extend(INT4_GROUPS.map(|group| with(Format::Int4(group), int8)));
-    let [finest, usual, coarsest] = INT4_GROUPS.map(Format::Int4);
+    let [finest, usual, _] = INT4_GROUPS.map(Format::Int4);
     candidates.push(with(finest, stored.head));
-    candidates.push(with(coarsest, finest));
     candidates.push(plain(Held::all(usual)));
     candidates.push(plain(Held::all(finest)));
     candidates
@@ -361,7 +360,7 @@ mod tests {
             let workload = workload(&folder, "");
             let int4 = holding.holding(Precision::Int4, &workload, &model);
             let bytes: Vec<u64> = int4.iter().map(|it| it.candidate.held.bytes_per_pass(&model)).collect();
-            assert!(int4.len() == 7 && bytes.is_sorted(), "{bytes:?}");
+            assert!(int4.len() == 6 && bytes.is_sorted(), "{bytes:?}");
             let workload = workload_with_head(&folder);
             let int4 = holding.holding(Precision::Int4, &workload, &model);
             assert!(

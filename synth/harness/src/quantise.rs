@@ -215,6 +215,17 @@ mod tests {
             let has_two_ends = group.contains(&largest) && group.contains(&-largest);
             assert!(largest < WORTH_A_SEARCH || has_two_ends || INT4.scale(&mirrored) == -scale, "{group:?}");
         }
+        // The sign of a scale is worth more than a twentieth of the squared error of normal weights.
+        let mut random = Random::new(11);
+        let (mut found, mut positive) = (0.0, 0.0);
+        for _ in 0..400 {
+            let group: Vec<f32> = (0..128).map(|_| random.normal() as f32).collect();
+            let of_share =
+                |share| squared_error(INT4, &group, INT4.stored(largest(&group) / INT4.most * share));
+            found += squared_error(INT4, &group, INT4.scale(&group));
+            positive += INT4.shares.iter().copied().map(of_share).fold(f64::INFINITY, f64::min);
+        }
+        assert!(found < 0.95 * positive, "{found} of {positive}");
         // Where one element stands out, clipping it serves the others better.
         let mut group = [0.4f32; 128];
         group[3] = 1.0;

@@ -477,8 +477,8 @@ async fn race(
         peers[idx - 1].figures = figures(row, &cell);
     }
     result.own = own_values(row, &own_blocks);
-    let took = own_blocks.iter().filter_map(|block| typical(row, block));
-    let rounds: Vec<(f64, f64)> = peaks.into_iter().zip(took).collect();
+    let in_round = |(peak, block): (f64, &BlockRun)| Some((peak, typical(row, block)?));
+    let rounds: Vec<(f64, f64)> = peaks.into_iter().zip(&own_blocks).filter_map(in_round).collect();
     result.limit = bound.and_then(|bound| bound.limit(&rounds));
     result.best = best(&peers);
     result.noise = watch.noise(ticks(racers), spread, lateness);

@@ -8,6 +8,7 @@ use synth::{
     axis::Axis,
     emit::EmitError,
     held::{Format, Held},
+    image::PANEL,
     mechanism::{Fit, Job, Part, Site, literal},
     plan::Author,
     workload::Precision,
@@ -173,6 +174,9 @@ struct KernelsFile {
     head: bool,
     tiles: bool,
     tuning: bool,
+    /// Whether some matrix ends within a panel, and whether gate and up do.
+    has_part: bool,
+    has_part_gated: bool,
     features: Vec<&'static str>,
 }
 
@@ -251,6 +255,8 @@ impl Kernels {
                 });
             }
         };
+        let dims = &site.job.model.dims;
+        let widths = [dims.hidden, dims.query_rows() + 2 * dims.kv_rows(), dims.vocab];
         let driver = KernelsFile {
             pair: pair.is_some(),
             look: look.is_some(),
@@ -261,6 +267,8 @@ impl Kernels {
             head: head.is_some(),
             tiles,
             tuning: products().any(|product| !product.tuning.is_empty()),
+            has_part: widths.iter().any(|width| width % PANEL != 0),
+            has_part_gated: dims.intermediate % (PANEL / 2) != 0,
             features,
         };
         let attention = AttentionFile { window: site.job.model.sliding_window.is_some() };

@@ -205,7 +205,7 @@ impl Finish for Stored<'_> {
     fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
         for (row, cells) in (first_row..).zip(cells) {
             // SAFETY: a panel is one task's.
-            let y = unsafe { self.y.row_mut(row, panel * PANEL..(panel + 1) * PANEL) };
+            let y = unsafe { self.y.cells_mut(row, panel * PANEL) };
             if self.has_avx512 { avx512::cells::put(y, cells) } else { scalar::cells::put(y, cells) }
         }
     }
@@ -350,12 +350,16 @@ macro_rules! others {
                 }
             }),
             elementwise(&format!("{name} put"), 8, |y, cells| {
-                y.chunks_mut(PANEL)
+                y.as_chunks_mut()
+                    .0
+                    .iter_mut()
                     .zip(cells.as_chunks().0)
                     .for_each(|(y, cells)| $isa::cells::put(y, cells));
             }),
             elementwise(&format!("{name} add"), 12, |y, cells| {
-                y.chunks_mut(PANEL)
+                y.as_chunks_mut()
+                    .0
+                    .iter_mut()
                     .zip(cells.as_chunks().0)
                     .for_each(|(y, cells)| $isa::cells::add(y, cells));
             }),

@@ -122,8 +122,8 @@ pub struct Isa {
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub rotate: fn(&mut [f32], &[f32], &[f32]),
     pub silu_mul: fn(&[f32; PANEL], &mut [f32; PANEL / 2]),
-    pub put: fn(&mut [f32], &[f32; PANEL]),
-    pub add: fn(&mut [f32], &[f32; PANEL]),
+    pub put: fn(&mut [f32; PANEL], &[f32; PANEL]),
+    pub add: fn(&mut [f32; PANEL], &[f32; PANEL]),
 }
 
 /// The products of one file at several K, with the operand that they take.

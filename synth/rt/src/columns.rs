@@ -66,6 +66,20 @@ impl<'a, T> Columns<'a, T> {
         // SAFETY: the range is inside the matrix, which lives for `'a`; the caller owns these cells.
         unsafe { std::slice::from_raw_parts_mut(self.cells.add(start), cols.len()) }
     }
+
+    /// N cells of one row, from `col` on; panics when they lie outside the matrix.
+    ///
+    /// # Safety
+    /// No other thread may touch these cells while the array lives, and the caller holds no other slice
+    /// of them.
+    #[inline]
+    pub unsafe fn cells_mut<const N: usize>(&self, row: usize, col: usize) -> &'a mut [T; N] {
+        assert!(col + N <= self.stride, "columns outside the row");
+        let start = row * self.stride + col;
+        assert!(start + N <= self.n_cells, "row outside the matrix");
+        // SAFETY: the range is inside the matrix, which lives for `'a`; the caller owns these cells.
+        unsafe { &mut *self.cells.add(start).cast() }
+    }
 }
 
 /// What takes the cells of a product where they are found, while its tiles multiply on: to be part of the product its method

@@ -97,12 +97,11 @@ fn bring(
     panel: usize,
     first_row: usize,
     cells: &[[f32; PANEL]],
-    store: impl Fn(&mut [f32], &[f32; PANEL]),
+    store: impl Fn(&mut [f32; PANEL], &[f32; PANEL]),
 ) {
-    let cols = panel * PANEL..y.stride().min((panel + 1) * PANEL);
     for (row, cells) in (first_row..).zip(cells) {
         // SAFETY: a panel is one task's, and nobody else has its columns.
-        store(unsafe { y.row_mut(row, cols.clone()) }, cells);
+        store(unsafe { y.cells_mut(row, panel * PANEL) }, cells);
     }
 }
 
@@ -118,7 +117,7 @@ impl<const N: usize> Finish for Gate<'_, N> {
             let mut gated = [0.0; PANEL / 2];
             silu_mul(cells, &mut gated);
             // SAFETY: the columns of a panel are sixteen of y, and a panel is one task's.
-            unsafe { self.0.set_part(row, first, &gated[..(N - first).min(PANEL / 2)]) };
+            unsafe { self.0.set_part(row, first, &gated) };
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the cells of a product go, AVX2: a row of y, which is shorter than they are in the last panel alone.
+//! Where the cells of a product go, AVX2: a part of a row of y.
 
 use std::arch::x86_64::*;
 
@@ -6,22 +6,16 @@ use rt::image::PANEL;
 
 /// y ← cells
 #[inline(always)]
-pub fn put(y: &mut [f32], cells: &[f32; PANEL]) {
-    match y.first_chunk_mut() {
-        // SAFETY: the server refuses to start on a processor without AVX2.
-        Some(y) => unsafe { put_lanes(y, cells) },
-        None => y.iter_mut().zip(cells).for_each(|(y, cell)| *y = *cell),
-    }
+pub fn put(y: &mut [f32; PANEL], cells: &[f32; PANEL]) {
+    // SAFETY: the server refuses to start on a processor without AVX2.
+    unsafe { put_lanes(y, cells) }
 }
 
 /// y ← y + cells
 #[inline(always)]
-pub fn add(y: &mut [f32], cells: &[f32; PANEL]) {
-    match y.first_chunk_mut() {
-        // SAFETY: as above.
-        Some(y) => unsafe { add_lanes(y, cells) },
-        None => y.iter_mut().zip(cells).for_each(|(y, cell)| *y += *cell),
-    }
+pub fn add(y: &mut [f32; PANEL], cells: &[f32; PANEL]) {
+    // SAFETY: as above.
+    unsafe { add_lanes(y, cells) }
 }
 
 #[inline]

@@ -267,8 +267,8 @@ impl Kernels {
             head: head.is_some(),
             tiles,
             tuning: products().any(|product| !product.tuning.is_empty()),
-            has_part: widths.iter().any(|width| width % PANEL != 0),
-            has_part_gated: dims.intermediate % (PANEL / 2) != 0,
+            has_part: widths.iter().any(|width| !width.is_multiple_of(PANEL)),
+            has_part_gated: !dims.intermediate.is_multiple_of(PANEL / 2),
             features,
         };
         let attention = AttentionFile { window: site.job.model.sliding_window.is_some() };

@@ -212,9 +212,9 @@ impl Finish for Stored<'_> {
 }
 
 /// All panels in pieces, as an emitted crate's `linear` takes them; every cell is stored.
-fn each_piece(pool: &Pool, n_panels: usize, work: impl Fn(Range<usize>) + Sync) {
-    let pieces = pool.pieces(n_panels, 1);
-    pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(&work));
+fn each_piece(pool: &Pool, n_rows: usize, n_panels: usize, work: impl Fn(Range<usize>) + Sync) {
+    let grain = if n_rows <= 16 { 1 } else { n_panels.div_ceil(2 * pool.n_threads()) };
+    pool.spread(n_panels, grain, work);
 }
 
 /// Attention of one layer: the last position of a sequence from memory, its ranges spread over threads; and the last rows of a
@@ -319,7 +319,7 @@ macro_rules! product {
         let run = move || {
             let has_avx512 = is_x86_feature_detected!("avx512f");
             let (w, y) = (w.next(), Stored { y: Columns::new(&mut y, n_cols), has_avx512 });
-            each_piece(pool, w.count(), |panels| {
+            each_piece(pool, n_rows, w.count(), |panels| {
                 $isa::$kernel::matmul(&x, n_rows, w, panels, y);
             });
         };

@@ -4,8 +4,9 @@
 //! Workers therefore spin between regions, and park when none comes for 0.1 ms, so that an idle process
 //! uses no processor time.
 //!
-//! A region is a number of tasks, each taken by whichever thread is free. Nobody waits for a worker that has not come:
-//! where other processes want the cores too, a worker may be away for milliseconds, and the others do its tasks.
+//! A region is a number of tasks, of which each thread has a share: neighbours, so that it reads on where it was. It
+//! takes from the others' what is left when its own is done, and nobody waits for a worker that has not come: where other
+//! processes want the cores too, a worker may be away for milliseconds, and the others do its tasks.
 //!
 //! Between regions a worker has nothing to do while the caller does what only one thread can. An *errand* is for it then:
 //! system calls that the caller must not wait for.
@@ -18,7 +19,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
@@ -32,8 +33,9 @@ const SPINS_PER_LOOK: u32 = 64;
 const PREEMPTED: Duration = Duration::from_micros(50);
 /// Stack of a thread that runs kernels: they copy a few rows of activations there.
 pub const STACK_BYTES: usize = 8 << 20;
-/// Pieces of a range for each thread: what a thread that is held up leaves to the others.
-const PIECES_PER_THREAD: usize = 2;
+/// A thread that is given a range takes this part of what is left of a share: few pieces, and small ones where the next
+/// piece is the last.
+const PART: u64 = 4;
 
 /// Threads that work on the tasks of a region together. The caller of [`Pool::run`] is thread 0.
 pub struct Pool {
@@ -41,23 +43,24 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// The closure of a region, its lifetime erased: it is called with a thread and a task.
-type Job = *const (dyn Fn(usize, usize) + Sync);
+/// The closure of a region, its lifetime erased: it is called with a thread and some tasks.
+type Job = *const (dyn Fn(usize, Range<usize>) + Sync);
 
 /// What the gate is opened for.
 #[derive(Clone, Copy)]
 struct Region {
     /// `None` ends the workers.
     job: Option<Job>,
-    n_tasks: usize,
+    /// How many of the tasks left in a share are taken at once: one of so many parts.
+    part: u64,
 }
 
 struct Shared {
     /// Which region this is, whether it is open, and how many workers are in it. Alone in its cache line, as it is spun
     /// upon.
     gate: Line<AtomicU64>,
-    /// The first task that nobody has taken.
-    next_task: Line<AtomicUsize>,
+    /// Per thread: the tasks of its share that nobody has taken.
+    shares: Vec<Line<Share>>,
     /// Written only while the gate is closed and nobody is inside.
     region: UnsafeCell<Region>,
     /// Whether a region runs: regions neither nest nor overlap.
@@ -74,6 +77,39 @@ struct Shared {
     errand: OnceLock<Errand>,
     /// Spun upon like the gate, so it is alone in its cache line too.
     is_errand_due: Line<AtomicBool>,
+}
+
+/// A range of tasks that is taken from both ends: its first task in the lower half, its end in the upper.
+#[derive(Default)]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, tasks: Range<usize>) {
+        self.0.store((tasks.end as u64) << 32 | tasks.start as u64, Ordering::Relaxed);
+    }
+
+    /// Takes the first of the tasks left, one of so many parts of them.
+    fn take_first(&self, part: u64) -> Option<Range<usize>> {
+        self.take(|left| left.start + (left.end - left.start).div_ceil(part)..left.end)
+            .map(|(left, rest)| left.start..rest.start)
+    }
+
+    /// Takes the last of them.
+    fn take_last(&self, part: u64) -> Option<Range<usize>> {
+        self.take(|left| left.start..left.end - (left.end - left.start).div_ceil(part))
+            .map(|(left, rest)| rest.end..left.end)
+    }
+
+    /// Leaves the rest of what is left, if anything is; returns both.
+    fn take(&self, rest: impl Fn(Range<u64>) -> Range<u64>) -> Option<(Range<usize>, Range<usize>)> {
+        let unpack = |tasks: u64| tasks & u64::from(u32::MAX)..tasks >> 32;
+        let rest = |tasks| Some(unpack(tasks)).filter(|left| !left.is_empty()).map(&rest);
+        let pack = |tasks: Range<u64>| tasks.end << 32 | tasks.start;
+        let whole = |tasks: Range<u64>| tasks.start as usize..tasks.end as usize;
+        let before =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tasks| rest(tasks).map(pack)).ok()?;
+        Some((whole(unpack(before)), whole(rest(before)?)))
+    }
 }
 
 /// Done by any thread.
@@ -106,26 +142,6 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer in `region` is never followed outside a region.
 unsafe impl Send for Shared {}
 
-/// A range cut into pieces, to be tasks of a region.
-#[derive(Clone, Copy)]
-pub struct Pieces {
-    n: usize,
-    len: usize,
-}
-
-impl Pieces {
-    /// How many pieces there are.
-    pub fn count(self) -> usize {
-        self.n.div_ceil(self.len)
-    }
-
-    /// A piece; `None` behind the last.
-    pub fn get(self, idx: usize) -> Option<Range<usize>> {
-        let start = idx * self.len;
-        (start < self.n).then(|| start..self.n.min(start + self.len))
-    }
-}
-
 impl Pool {
     /// Starts `n_threads - 1` workers.
     ///
@@ -134,8 +150,8 @@ impl Pool {
         let n_workers = n_threads.clamp(1, OPEN as usize) - 1;
         let shared = Arc::new(Shared {
             gate: Line(AtomicU64::new(0)),
-            next_task: Line(AtomicUsize::new(0)),
-            region: UnsafeCell::new(Region { job: None, n_tasks: 0 }),
+            shares: (0..=n_workers).map(|_| Line(Share::default())).collect(),
+            region: UnsafeCell::new(Region { job: None, part: 1 }),
             entered: AtomicBool::new(false),
             parked: (0..n_workers).map(|_| Line(AtomicBool::new(false))).collect(),
             caller: Mutex::new(None),
@@ -164,29 +180,34 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// `0..n` in a few pieces for each thread, multiples of `grain` long except the last.
-    pub fn pieces(&self, n: usize, grain: usize) -> Pieces {
-        let n_pieces = if self.workers.is_empty() { 1 } else { PIECES_PER_THREAD * self.n_threads() };
-        Pieces { n, len: n.div_ceil(n_pieces).next_multiple_of(grain).max(grain) }
-    }
-
     /// Runs `f(thread, task)` once for every task of `0..n_tasks`, on whichever thread takes it, and returns when all
     /// are done. No thread does two tasks at once.
     ///
     /// A panic in any of them reaches the caller, after all that began have ended. Panics when called while a region
     /// of this pool runs.
     pub fn run(&self, n_tasks: usize, f: impl Fn(usize, usize) + Sync) {
+        self.region(n_tasks, u64::MAX, |thread, tasks| tasks.for_each(|task| f(thread, task)));
+    }
+
+    /// Runs `f` for pieces of `0..n`, which are multiples of `grain` long except the last; otherwise like
+    /// [`Pool::run`].
+    pub fn spread(&self, n: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
+        self.region(n.div_ceil(grain), PART, |_, grains| f(grains.start * grain..n.min(grains.end * grain)));
+    }
+
+    fn region(&self, n_tasks: usize, part: u64, f: impl Fn(usize, Range<usize>) + Sync) {
         let shared = &*self.shared;
         assert!(
             !shared.entered.swap(true, Ordering::Acquire),
             "a parallel region of this pool is already running"
         );
-        let job: *const (dyn Fn(usize, usize) + Sync + '_) = &f;
+        let job: *const (dyn Fn(usize, Range<usize>) + Sync + '_) = &f;
         // SAFETY: only the lifetime changes. `f` lives until the end of this function, which first closes the gate and
         // waits until nobody is inside.
-        let job: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job) };
-        self.open(Region { job: Some(job), n_tasks });
-        let own = panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(n_tasks, |task| f(0, task))));
+        let job: Job =
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize, Range<usize>) + Sync + '_), Job>(job) };
+        self.open(Region { job: Some(job), part }, n_tasks);
+        let own = panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(0, part, |tasks| f(0, tasks))));
         shared.close();
         // Nobody who looked for it while the region ran may have found the time.
         shared.run_errand();
@@ -215,11 +236,14 @@ impl Pool {
     }
 
     /// Opens the gate for a region, and wakes the workers that parked.
-    fn open(&self, region: Region) {
+    fn open(&self, region: Region, n_tasks: usize) {
         let shared = &*self.shared;
         // SAFETY: the caller holds `entered`, and the gate was closed until nobody was inside.
         unsafe { *shared.region.get() = region };
-        shared.next_task.0.store(0, Ordering::Relaxed);
+        let len = n_tasks.div_ceil(shared.shares.len());
+        for (thread, share) in shared.shares.iter().enumerate() {
+            share.0.set(n_tasks.min(thread * len)..n_tasks.min((thread + 1) * len));
+        }
         let closed = shared.gate.0.load(Ordering::Relaxed);
         // SeqCst orders this before the loads of `parked`: a worker either sees the gate open or is woken.
         shared.gate.0.store(closed + EPOCH + OPEN, Ordering::SeqCst);
@@ -233,7 +257,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.open(Region { job: None, n_tasks: 0 });
+        self.open(Region { job: None, part: 1 }, 0);
         for worker in self.workers.drain(..) {
             // A worker catches every panic of a job, so it can only end by returning.
             let _ = worker.join();
@@ -242,14 +266,15 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Takes tasks until none is left.
-    fn take_tasks(&self, n_tasks: usize, f: impl Fn(usize)) {
-        loop {
-            let task = self.next_task.0.fetch_add(1, Ordering::Relaxed);
-            if task >= n_tasks {
-                return;
+    /// Takes the tasks of a thread's share in order, then those that others have not come to, from their ends.
+    fn take_tasks(&self, thread: usize, part: u64, f: impl Fn(Range<usize>)) {
+        while let Some(tasks) = self.shares[thread].0.take_first(part) {
+            f(tasks);
+        }
+        for share in self.shares[thread + 1..].iter().chain(&self.shares[..thread]) {
+            while let Some(tasks) = share.0.take_last(part) {
+                f(tasks);
             }
-            f(task);
         }
     }
 
@@ -332,12 +357,13 @@ fn work(shared: &Shared, thread: usize) {
         let Some(epoch) = shared.enter() else { continue };
         seen = epoch;
         // SAFETY: the region is not written while this worker is inside.
-        let Region { job, n_tasks } = unsafe { *shared.region.get() };
+        let Region { job, part } = unsafe { *shared.region.get() };
         let Some(job) = job else { return };
         // SAFETY: `run` keeps the closure alive until nobody is inside.
         let job = unsafe { &*job };
-        let done =
-            panic::catch_unwind(AssertUnwindSafe(|| shared.take_tasks(n_tasks, |task| job(thread, task))));
+        let done = panic::catch_unwind(AssertUnwindSafe(|| {
+            shared.take_tasks(thread, part, |tasks| job(thread, tasks))
+        }));
         if let Err(payload) = done {
             lock(&shared.panic).get_or_insert(payload);
             shared.has_panicked.store(true, Ordering::Relaxed);

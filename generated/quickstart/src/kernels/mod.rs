@@ -27,7 +27,13 @@ use rt::{
 
 use self::{activation::silu_mul, operand::OperandRows};
 pub use self::{attention::Attention, norm::rms_norm, rope::rotate, store::Cell};
-use crate::{shape::TERMS, weights::Weight};
+use crate::{
+    shape::{N_THREADS, TERMS},
+    weights::Weight,
+};
+
+/// Rows that are computed about as fast as their weights come from memory.
+const FEW: usize = 16;
 
 /// The left operand of a product.
 pub type Operand<const K: usize> = operand::Operand<K, TERMS>;
@@ -53,7 +59,8 @@ pub fn linear_gated<const K: usize, const N: usize>(
     multiply(pool, n, x, w, Gate(y.rows()));
 }
 
-/// Multiplies the first `n` rows of `x` by all panels of `w`, each panel in one task, and has `finish` take the cells.
+/// Multiplies the first `n` rows of `x` by all panels of `w`, each panel by one thread, and has `finish` take the
+/// cells.
 fn multiply<const K: usize>(
     pool: &Pool,
     n: usize,
@@ -61,11 +68,9 @@ fn multiply<const K: usize>(
     w: &Panels<Weight>,
     finish: impl Finish + Sync,
 ) {
-    let pieces = pool.pieces(w.count(), 1);
-    pool.run(pieces.count(), |_, task| {
-        let Some(panels) = pieces.get(task) else { return };
-        matmul::matmul(x, n, w, panels, finish);
-    });
+    // Few rows wait for their weights, and nobody for the last panel. Many pass over several panels at a time.
+    let grain = if n <= FEW { 1 } else { w.count().div_ceil(2 * N_THREADS) };
+    pool.spread(w.count(), grain, |panels| matmul::matmul(x, n, w, panels, finish));
 }
 
 /// y ← cells
@@ -134,8 +139,7 @@ pub fn each_row<P: PerRow + Sync>(pool: &Pool, n: usize, parts: P, work: impl Fn
     if n <= 8 {
         return compute(0..n);
     }
-    let pieces = pool.pieces(n, 8);
-    pool.run(pieces.count(), |_, task| pieces.get(task).into_iter().for_each(compute));
+    pool.spread(n, 8, compute);
 }
 
 /// Refuses a processor that the kernels cannot run on.

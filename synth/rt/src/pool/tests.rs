@@ -61,11 +61,9 @@ fn writes_of_a_region_are_seen_after_it() {
     let mut values = vec![0.0_f32; 64];
     for region in 0..5_000 {
         let columns = crate::columns::Columns::new(&mut values, 64);
-        let pieces = pool.pieces(64, 8);
-        pool.run(pieces.count(), |_, task| {
+        pool.spread(64, 8, |piece| {
             // SAFETY: pieces are disjoint.
-            let mine = unsafe { columns.row_mut(0, pieces.get(task).expect("a task for each piece")) };
-            mine.fill(region as f32);
+            unsafe { columns.row_mut(0, piece) }.fill(region as f32);
         });
         assert!(values.iter().all(|&value| value == region as f32));
     }
@@ -91,19 +89,30 @@ fn pieces_tile_the_range_in_groups_of_eight() {
     for n_threads in 1..9 {
         let pool = Pool::new(n_threads);
         for n in [0, 1, 7, 8, 9, 63, 64, 65, 1000, 4096] {
-            let pieces = pool.pieces(n, 8);
-            let ranges: Vec<_> = (0..pieces.count()).filter_map(|idx| pieces.get(idx)).collect();
-            assert_eq!(ranges.len(), pieces.count());
-            assert!(pieces.get(pieces.count()).is_none() && pieces.count() <= 2 * n_threads);
+            let pieces = Mutex::new(vec![]);
+            pool.spread(n, 8, |piece| pieces.lock().unwrap().push(piece));
+            let mut pieces = pieces.into_inner().unwrap();
+            pieces.sort_by_key(|piece| piece.start);
             let mut next = 0;
-            for range in &ranges {
-                assert!(range.start == next && range.end > next);
-                assert!(range.start.is_multiple_of(8));
-                next = range.end;
+            for piece in &pieces {
+                assert!(piece.start == next && piece.end > next);
+                assert!(piece.start.is_multiple_of(8));
+                next = piece.end;
             }
             assert_eq!(next, n);
         }
     }
+}
+
+#[test]
+fn a_thread_alone_takes_its_share_in_order_and_then_the_others_from_their_ends() {
+    let shares = [Share::default(), Share::default()];
+    shares[0].set(0..10);
+    shares[1].set(10..14);
+    let of_own = std::iter::from_fn(|| shares[0].take_first(PART)).collect::<Vec<_>>();
+    assert_eq!(of_own, [0..3, 3..5, 5..7, 7..8, 8..9, 9..10]);
+    let of_others = std::iter::from_fn(|| shares[1].take_last(PART)).collect::<Vec<_>>();
+    assert_eq!(of_others, [13..14, 12..13, 11..12, 10..11]);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod bars;
 mod limit;
 mod load;
+mod place;
 mod run;
 mod table;
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, iter,
     path::PathBuf,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +16,7 @@ use harness::{
     process::free_port,
     prove::Proof,
     reference::{self, Format},
-    suite::{self, Bound, Ceilings, Effort, Field, Job, Profile, Raced, Reads, Row, Standing},
+    suite::{self, Bound, Ceilings, Effort, Field, Job, Profile, Raced, Reads, Row, SlowMemory, Standing},
 };
 use serde_json::json;
 use synth::feasibility::{self, MemoryPlan};
@@ -243,6 +243,12 @@ impl Run<'_> {
             target_dir: repo::target(),
         };
         let ready = race::field(&own.asked, &job, self.rules, self.runtime, self.ui)?;
+        let listen = free_port().or_exit(Exit::Environment)?;
+        let log = repo::target().join(format!("{}.log", own.artifact.name));
+        let contender = Contender::own(&own.artifact, listen, log);
+        let peers: Vec<Contender> = ready.iter().filter_map(|it| it.contender.clone().ok()).collect();
+        let field = Field { own: (&contender, &own.artifact, &own.proof), peers: &peers };
+        let slow = self.place(iter::once(&contender).chain(&peers));
         let machine = pipeline::probe(&own.asked, self.ui)?;
         let ceilings = Ceilings::of(&machine, dot_rates(workload.target.threads));
         if let Some(disturbed) = machine.noise.disturbance() {
@@ -259,12 +265,6 @@ impl Run<'_> {
             Length::Quick => Effort::quick(),
             Length::Full => Effort::full(),
         };
-        let listen = free_port().or_exit(Exit::Environment)?;
-        let log = repo::target().join(format!("{}.log", own.artifact.name));
-        let contender = Contender::own(&own.artifact, listen, log);
-        let peers: Vec<Contender> = ready.iter().filter_map(|it| it.contender.clone().ok()).collect();
-        let field = Field { own: (&contender, &own.artifact, &own.proof), peers: &peers };
-
         let step = self.ui.step("Suite", format!("{} in {}", self.model, self.format));
         let mut entries = Vec::new();
         let mut failed = None;
@@ -287,8 +287,24 @@ impl Run<'_> {
         };
         let racing = suite::run(&suite_job, &field, rows, &effort, &mut note, &mut on_row);
         self.runtime.block_on(racing).or_exit(Exit::Internal)?;
+        drop(slow);
         step.done();
         failed.map_or(Ok(entries), Err)
+    }
+
+    /// Nobody's files in slow memory, nor what anybody takes from now on; held as long as it is kept.
+    fn place<'c>(&self, field: impl Iterator<Item = &'c Contender>) -> Option<SlowMemory> {
+        let slow = suite::place_anew(field.map(|contender| &contender.launch)).ok()?;
+        let ([usual, reached], mib) = (slow.rates, slow.bytes() >> 20);
+        if mib > 0 {
+            self.ui.say(
+                "Held",
+                format_args!(
+                    "{mib} MiB of memory that reads at {reached:.1} GB/s, where most does at {usual:.1}"
+                ),
+            );
+        }
+        Some(slow)
     }
 
     fn record(

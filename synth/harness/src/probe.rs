@@ -114,7 +114,7 @@ impl Ceiling {
     /// What `n_threads` threads reach of it now, in some three tenths of a second: 10⁹ bytes or operations a second.
     #[must_use]
     pub fn reached(self, n_threads: usize) -> f64 {
-        let widest = isas().into_iter().max().unwrap_or(Isa::Scalar);
+        let widest = widest();
         match self {
             Ceiling::Read => read_gb_s(n_threads, buffer_bytes(), widest),
             Ceiling::Fma => fma_gflops(n_threads, widest),
@@ -176,6 +176,10 @@ fn isas() -> Vec<Isa> {
         }
     }
     isas
+}
+
+fn widest() -> Isa {
+    isas().into_iter().max().unwrap_or(Isa::Scalar)
 }
 
 /// Whether the processor has AMX with bf16 and int8, and the kernel keeps its state: it then names it.
@@ -247,16 +251,34 @@ fn read_gb_s(n_threads: usize, buffer_bytes: usize, isa: Isa) -> f64 {
         bytes,
         || vec![1.0f32; n_windows * WINDOW],
         |values, run| {
-            let values = &values[run % n_windows * WINDOW..][..WINDOW];
-            hint::black_box(match isa {
-                // SAFETY: `isas` detected the features.
-                Isa::Avx512 | Isa::Amx => unsafe { read_avx512(values) },
-                // SAFETY: `isas` detected the features.
-                Isa::Avx2 => unsafe { read_avx2(values) },
-                Isa::Scalar | Isa::Native => read_scalar(values),
-            });
+            read(&values[run % n_windows * WINDOW..][..WINDOW], isa);
         },
     )
+}
+
+/// Reads all values once, with the widest vectors of an instruction set that [`isas`] found.
+fn read(values: &[f32], isa: Isa) {
+    hint::black_box(match isa {
+        // SAFETY: `isas` detected the features.
+        Isa::Avx512 | Isa::Amx => unsafe { read_avx512(values) },
+        // SAFETY: `isas` detected the features.
+        Isa::Avx2 => unsafe { read_avx2(values) },
+        Isa::Scalar | Isa::Native => read_scalar(values),
+    });
+}
+
+/// How fast one thread reads each of some pieces of memory, GB/s: the best of three passes over all of them.
+pub fn read_rates(pieces: &[&[f32]]) -> Vec<f64> {
+    let isa = widest();
+    let mut rates = vec![0.0_f64; pieces.len()];
+    for _ in 0..3 {
+        for (rate, piece) in rates.iter_mut().zip(pieces) {
+            let start = Instant::now();
+            read(piece, isa);
+            *rate = rate.max(size_of_val(*piece) as f64 / 1e9 / start.elapsed().as_secs_f64());
+        }
+    }
+    rates
 }
 
 /// Multiply-adds in registers.

@@ -281,6 +281,11 @@ pub fn available_memory_bytes() -> Option<u64> {
     kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable").map(|kib| kib * 1024)
 }
 
+/// Memory that holds nothing, the page cache neither; `None` where the kernel does not say.
+pub fn free_memory_bytes() -> Option<u64> {
+    kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemFree").map(|kib| kib * 1024)
+}
+
 /// Whether one GET on its own connection is answered with 2xx.
 async fn is_ready(addr: SocketAddr, path: &str) -> bool {
     let ask = async {

@@ -10,13 +10,16 @@ mod limit;
 mod load;
 mod place;
 mod run;
+mod slow_memory;
 mod table;
 
 use serde::{Deserialize, Serialize};
 
 pub use bars::{BARS, Bar, Standing, judge};
 pub use limit::{Bound, Ceilings, Limit, Reads, operations};
+pub use place::place_anew;
 pub use run::{Effort, Entrant, Field, Figure, Job, Loads, Raced, run};
+pub use slow_memory::SlowMemory;
 pub use table::{markdown, terminal};
 
 /// A peer whose one block of the heat took more than this many times the best peer's is not raced: it cannot be the best

@@ -1,31 +1,35 @@
 //! Where in memory the files of contenders lie.
 //!
-//! A machine that is itself a guest has memory that reads at different rates: of a dozen copies of one image one was read at
-//! 19 GB/s while the others were read at 27, for hours, however it was mapped. A file in the page cache stays where it is,
-//! so whoever has such a place would have it in every run. Others load anew and are placed anew.
+//! A file in the page cache stays where it is, so whoever has a bad place would have it in every run, while those that load
+//! anew are placed anew.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Advice, fadvise};
 
+use super::slow_memory::SlowMemory;
 use crate::process::Launch;
 
-/// Has the page cache give up all files that are named on these command lines, and read them in this order again.
+/// Has the page cache give up all files that are named on these command lines, and reads them in this order again, while
+/// memory that is slow is held; returns that, to be held on.
 ///
 /// A file that cannot be read, or that somebody else has mapped, stays as it is.
-pub fn place_anew<'a>(launches: impl IntoIterator<Item = &'a Launch>) {
-    let named = launches.into_iter().flat_map(|launch| launch.args.iter().map(PathBuf::from));
+pub fn place_anew<'a>(launches: impl IntoIterator<Item = &'a Launch>) -> io::Result<SlowMemory> {
+    let files = named(launches);
+    files.iter().for_each(give_up);
+    let slow = SlowMemory::find()?;
+    files.iter().for_each(read);
+    Ok(slow)
+}
+
+/// The files that are named on command lines, or lie in folders that are, each once.
+fn named<'a>(launches: impl IntoIterator<Item = &'a Launch>) -> Vec<PathBuf> {
+    let paths = launches.into_iter().flat_map(|launch| launch.args.iter().map(PathBuf::from));
     let mut seen = BTreeSet::new();
-    let files: Vec<PathBuf> = named.flat_map(files).filter(|file| seen.insert(file.clone())).collect();
-    for file in &files {
-        let _ = give_up(file);
-    }
-    for file in &files {
-        let _ = File::open(file).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
-    }
+    paths.flat_map(files).filter(|file| seen.insert(file.clone())).collect()
 }
 
 /// A file, or the files of a folder and of those in it.
@@ -37,16 +41,22 @@ fn files(path: PathBuf) -> Vec<PathBuf> {
     }
 }
 
-fn give_up(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
+fn give_up(path: &PathBuf) {
     // What is not on the disk yet is not given up.
-    file.sync_data()?;
-    Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
+    let _ = File::open(path).and_then(|file| {
+        file.sync_data()?;
+        Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
+    });
+}
+
+fn read(path: &PathBuf) {
+    let _ = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
+    use std::path::Path;
     use std::ptr::null_mut;
     use std::time::Duration;
 
@@ -77,9 +87,6 @@ mod tests {
         for file in [&inner, &other] {
             fs::write(file, vec![1; 64 * 4096]).unwrap();
         }
-        give_up(&inner).unwrap();
-        give_up(&other).unwrap();
-        assert_eq!([n_cached(&inner), n_cached(&other)], [0, 0]);
         let launch = Launch {
             program: "server".into(),
             args: vec!["--model".into(), folder.join("model").into(), "--missing".into()],
@@ -89,8 +96,12 @@ mod tests {
             timeout: Duration::ZERO,
             log: folder.join("log"),
         };
-        place_anew([&launch]);
-        assert_eq!([n_cached(&inner), n_cached(&other)], [64, 0]);
+        let files = named([&launch, &launch]);
+        assert_eq!(files, std::slice::from_ref(&inner));
+        files.iter().for_each(give_up);
+        assert_eq!([n_cached(&inner), n_cached(&other)], [0, 64]);
+        files.iter().for_each(read);
+        assert_eq!(n_cached(&inner), 64);
         fs::remove_dir_all(folder).unwrap();
     }
 }

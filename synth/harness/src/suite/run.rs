@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use synth::workload::{Metric, Workload};
 
-use super::{Bound, Limit, NEAR, Quantity, Row, load, place::place_anew};
+use super::{Bound, Limit, NEAR, Quantity, Row, load};
 use crate::bench::{self, BenchError, BlockRun, Contender, Depth, Host, Noise, Watch, check_proof};
 use crate::build::Artifact;
 use crate::client::Client;
@@ -197,8 +197,6 @@ pub async fn run(
     let (own, artifact, proof) = field.own;
     check_proof(artifact, proof)?;
     let mut racers: Vec<Racer<'_>> = std::iter::once(own).chain(field.peers).map(Racer::new).collect();
-    progress("placing files anew");
-    place_anew(order(racers.len(), 0, job.seed).into_iter().map(|idx| &racers[idx].contender.launch));
     let watch = Watch::start(0);
     let n_starts = if rows.contains(&Row::Start) { effort.starts } else { 1 };
     for round in 0..n_starts {

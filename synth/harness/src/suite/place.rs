@@ -20,9 +20,9 @@ use crate::process::Launch;
 pub fn place_anew<'a>(launches: impl IntoIterator<Item = &'a Launch>) -> io::Result<SlowMemory> {
     let files = named(launches);
     files.iter().for_each(give_up);
-    let slow = SlowMemory::find()?;
+    let slow = SlowMemory::find();
     files.iter().for_each(read);
-    Ok(slow)
+    slow
 }
 
 /// The files that are named on command lines, or lie in folders that are, each once.

@@ -79,6 +79,7 @@ pub fn race(
         concurrency: workload.traffic.concurrency,
         format: memory.held.layers.precision().into(),
         target_dir: repo::target(),
+        tuning_dir: None,
     };
     let contenders = contenders(asked, &job, rules, runtime, ui)?;
 

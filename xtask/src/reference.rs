@@ -83,6 +83,7 @@ fn look(args: &Args, reference: &dyn Reference, folder: &Path, ui: &Ui) -> Outco
         concurrency: args.concurrency,
         format,
         target_dir: repo::target(),
+        tuning_dir: None,
     };
     let runtime = pipeline::runtime()?;
     let step = ui.step("Look", format!("{} at {} in {format}", reference.name(), repo::shown(folder)));

@@ -208,6 +208,13 @@ impl Run<'_> {
         ledger_of(self.chosen.suite)
     }
 
+    /// Where what tuning tried and chose is kept, beside the specs.
+    fn tuning_dir(&self) -> Outcome<PathBuf> {
+        let folder = repo::root().join(format!("workloads/suite/{}/tuning", self.chosen.suite));
+        fs::create_dir_all(&folder).or_exit(Exit::Internal)?;
+        Ok(folder)
+    }
+
     /// From the spec to a proven binary, in the build folder. A proof that stands is not made again.
     fn own(&self, profile: Profile) -> Outcome<Own> {
         let name = format!("{}-{}{}", self.model.replace('.', "-"), self.format, profile.suffix());
@@ -241,6 +248,7 @@ impl Run<'_> {
             concurrency: workload.traffic.concurrency,
             format: self.format,
             target_dir: repo::target(),
+            tuning_dir: Some(self.tuning_dir()?),
         };
         let ready = race::field(&own.asked, &job, self.rules, self.runtime, self.ui)?;
         let listen = free_port().or_exit(Exit::Environment)?;

@@ -103,6 +103,8 @@ pub struct Job {
     pub format: Format,
     /// Cargo's target folder; everything made is put under `references/` in it.
     pub target_dir: PathBuf,
+    /// Where records of tuning are kept, if not with what the references made: a suite keeps them beside its specs.
+    pub tuning_dir: Option<PathBuf>,
 }
 
 impl Job {

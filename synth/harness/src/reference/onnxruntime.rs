@@ -177,6 +177,7 @@ mod tests {
                 concurrency,
                 format: Format::Int4,
                 target_dir: "target".into(),
+                tuning_dir: None,
             };
             OnnxRuntime.knobs(&job).into_iter().find(|knob| knob.name == "batch").map(|knob| knob.values)
         };

@@ -170,6 +170,7 @@ mod tests {
             concurrency: 3,
             format,
             target_dir: "target".into(),
+            tuning_dir: None,
         }
     }
 

@@ -4,12 +4,12 @@
 //! that a machine that becomes slower meanwhile becomes so for both; a move is kept when it makes the time per output
 //! token clearly shorter in every round, or leaves it and makes the time to first token clearly shorter in every round.
 //! A near-tie thus leaves the usual settings, and not what luck favoured. What was tried, what failed and what was chosen
-//! are data; the same job is not swept twice.
+//! are data; the same job is not swept twice on the same processor.
 
 mod duel;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,12 +17,13 @@ use synth::hex;
 use synth::model::Model;
 
 use super::{Job, Knob, Prepared, Reference, ReferenceError, Settings};
+use crate::bench::Host;
 use crate::process::Launch;
 
 use duel::Arena;
 
 /// Format of the record; another number is another sweep.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Length of a probe's prompts, tokens, where the context has room.
 const PROMPT: usize = 96;
@@ -36,6 +37,10 @@ const OUTPUT: usize = 24;
 pub struct Sweep {
     /// Format of this record.
     pub version: u32,
+    /// Digest of all that the outcome may depend on: the runtime's version, the model, the job, the processor.
+    pub depends_on: String,
+    /// The processor.
+    pub cpu: String,
     /// The reference.
     pub reference: String,
     /// Its version.
@@ -102,24 +107,38 @@ pub async fn tune(
     progress: &dyn Fn(&str),
 ) -> Result<Sweep, ReferenceError> {
     let model = Model::read(&job.model_dir)?;
-    let path = record_path(reference, job, &model)?;
+    let path = record_path(reference, job);
     let file = |source| ReferenceError::File { path: path.clone(), source };
-    if let Ok(text) = fs::read_to_string(&path)
-        && let Ok(sweep) = serde_json::from_str::<Sweep>(&text)
-    {
+    let depends_on = depends_on(reference, job, &model)?;
+    if let Some(sweep) = kept(&path, &depends_on) {
         return Ok(sweep);
     }
-    let sweep = sweep(reference, prepared, job, model.dims.vocab, progress).await?;
+    let sweep = sweep(reference, prepared, (job, depends_on), model.dims.vocab, progress).await?;
     let text = serde_json::to_string_pretty(&sweep).map_err(|error| file(error.into()))?;
+    // What a reference says of a failure names its files; the record may be committed.
+    let text = text.replace(&*job.target_dir.to_string_lossy(), "target");
     fs::write(&path, text + "\n").map_err(file)?;
     Ok(sweep)
 }
 
-/// The record's file, named by all that a sweep depends on.
-fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<PathBuf, ReferenceError> {
+/// The sweep of a record, if it was made for this.
+fn kept(path: &Path, depends_on: &str) -> Option<Sweep> {
+    let text = fs::read_to_string(path).ok()?;
+    serde_json::from_str::<Sweep>(&text).ok().filter(|sweep| sweep.depends_on == depends_on)
+}
+
+/// The record's file. A later sweep of the same job takes the place of one that was made for another version or processor.
+fn record_path(reference: &dyn Reference, job: &Job) -> PathBuf {
+    let folder = job.tuning_dir.clone().unwrap_or_else(|| job.home(reference.name()));
+    let model = job.model_dir.file_name().unwrap_or(job.model_dir.as_os_str()).to_string_lossy();
+    let Job { format, context, concurrency, .. } = job;
+    folder.join(format!("{model}-{format}-{concurrency}x{context}-{}.json", reference.name()))
+}
+
+fn depends_on(reference: &dyn Reference, job: &Job, model: &Model) -> Result<String, ReferenceError> {
     let digests = model.digests()?;
     let depends_on = format!(
-        "{VERSION} {} {} {} {} {} {} {} {}",
+        "{VERSION} {} {} {} {} {} {} {} {} {}",
         reference.name(),
         reference.version(),
         digests.weights,
@@ -128,15 +147,15 @@ fn record_path(reference: &dyn Reference, job: &Job, model: &Model) -> Result<Pa
         job.context,
         job.concurrency,
         job.format,
+        Host::read().cpu,
     );
-    let digest = hex(&Sha256::digest(depends_on)[..8]);
-    Ok(job.home(reference.name()).join(format!("sweep-{digest}.json")))
+    Ok(hex(&Sha256::digest(depends_on)[..8]))
 }
 
 async fn sweep(
     reference: &dyn Reference,
     prepared: &Prepared,
-    job: &Job,
+    (job, depends_on): (&Job, String),
     n_vocab: usize,
     progress: &dyn Fn(&str),
 ) -> Result<Sweep, ReferenceError> {
@@ -160,6 +179,8 @@ async fn sweep(
     }
     Ok(Sweep {
         version: VERSION,
+        depends_on,
+        cpu: Host::read().cpu,
         reference: reference.name().to_owned(),
         reference_version: reference.version().to_owned(),
         probe,

@@ -175,6 +175,7 @@ mod tests {
             concurrency,
             format: Format::Bf16,
             target_dir: "target".into(),
+            tuning_dir: None,
         };
         assert_eq!(kv_gib(&job(1)), 1);
         let dims = Model::read(&folder).unwrap_or_else(|errors| panic!("{errors}")).dims;
@@ -193,6 +194,7 @@ mod tests {
                 concurrency: 3,
                 format,
                 target_dir: "target".into(),
+                tuning_dir: None,
             };
             let prepared = Prepared { program: "python".into(), model: "model".into() };
             let listen = "127.0.0.1:9".parse().expect("an address");

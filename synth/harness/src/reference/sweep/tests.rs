@@ -56,6 +56,8 @@ fn a_record_reads_back_and_refuses_what_it_does_not_know() {
     let trial = |outcome| Trial { settings: settings.clone(), flags: vec!["--a".into()], outcome };
     let sweep = Sweep {
         version: VERSION,
+        depends_on: "0".into(),
+        cpu: "c".into(),
         reference: "r".into(),
         reference_version: "1".into(),
         probe: Probe { prompt: 1, output: 2, concurrency: 3 },
@@ -72,6 +74,12 @@ fn a_record_reads_back_and_refuses_what_it_does_not_know() {
     };
     let text = serde_json::to_string(&sweep).expect("JSON");
     assert_eq!(serde_json::from_str::<Sweep>(&text).expect("a sweep"), sweep);
+    let path = std::env::temp_dir().join(format!("savile-{}-sweep.json", std::process::id()));
+    assert_eq!(kept(&path, "0"), None);
+    fs::write(&path, &text).expect("written");
+    assert_eq!(kept(&path, "0"), Some(sweep));
+    assert_eq!(kept(&path, "1"), None, "made for another version, model, job or processor");
+    fs::remove_file(&path).expect("removed");
     let strange = text.replacen("\"probe\"", "\"mood\":1,\"probe\"", 1);
     assert!(serde_json::from_str::<Sweep>(&strange).is_err());
 }

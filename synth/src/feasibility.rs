@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::held::{Format, Held, INT4_GROUPS, INT8_GROUPS};
+use crate::image::PANEL;
 use crate::model::{Dtype, Model};
 use crate::target::MachineFacts;
 use crate::workload::{Api, Bytes, Metric, Precision, SpecError, Tolerance, Workload};
@@ -97,7 +98,7 @@ pub fn memory(
     let attention = attention_cells(workload, model, kv, block);
     let rotary = positions * dims.head_dim;
     // The sampler bends a copy of one row of logits, and keeps a list of candidates.
-    let logits = (concurrency + 2) * dims.vocab;
+    let logits = (concurrency + 2) * dims.vocab + concurrency * dims.vocab.div_ceil(PANEL);
     let scratch = (activations + attention + rotary + logits) as u64 * F32 + operands;
     MemoryPlan {
         held,

@@ -174,8 +174,9 @@ struct KernelsFile {
     head: bool,
     tiles: bool,
     tuning: bool,
-    /// Whether some matrix ends within a panel, and whether gate and up do.
+    /// Whether some matrix ends within a panel, whether the head does, and whether gate and up do.
     has_part: bool,
+    has_part_head: bool,
     has_part_gated: bool,
     features: Vec<&'static str>,
 }
@@ -268,6 +269,7 @@ impl Kernels {
             tiles,
             tuning: products().any(|product| !product.tuning.is_empty()),
             has_part: widths.iter().any(|width| !width.is_multiple_of(PANEL)),
+            has_part_head: !dims.vocab.is_multiple_of(PANEL),
             has_part_gated: !dims.intermediate.is_multiple_of(PANEL / 2),
             features,
         };

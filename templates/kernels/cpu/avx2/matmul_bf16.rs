@@ -34,16 +34,15 @@ pub fn matmul<const K: usize>(
     finish: impl Finish,
 ) {
     for panel in panels {
-        let tiles = w.tiles(panel..panel + 1);
         let mut row = 0;
         // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
         unsafe {
             while row + 2 <= n_rows {
-                finish.take(panel, row, &strip::<K, 2>(x, row, tiles));
+                strip::<K, 2>(x, row, w, panel, finish);
                 row += 2;
             }
             if row < n_rows {
-                finish.take(panel, row, &strip::<K, 1>(x, row, tiles));
+                strip::<K, 1>(x, row, w, panel, finish);
             }
         }
     }
@@ -51,13 +50,19 @@ pub fn matmul<const K: usize>(
 
 /// R rows by the columns of a panel, held in registers until they are done.
 #[target_feature(enable = "avx2,fma")]
-fn strip<const K: usize, const R: usize>(x: &Operand<K>, row: usize, tiles: &[bf16]) -> [[f32; PANEL]; R] {
+fn strip<const K: usize, const R: usize>(
+    x: &Operand<K>,
+    row: usize,
+    w: &Panels<bf16>,
+    panel: usize,
+    finish: impl Finish,
+) {
     let mut rows: [&[f32]; R] = [&[]; R];
     for (r, values) in rows.iter_mut().enumerate() {
         *values = x.row(row + r);
     }
     let mut sums = [[_mm256_setzero_ps(); 4]; R];
-    for (pair_idx, pair) in tiles.chunks_exact(2 * TILE).enumerate() {
+    for (pair_idx, pair) in w.tiles(panel..panel + 1).chunks_exact(2 * TILE).enumerate() {
         let (left, right) = pair.split_at(TILE);
         let n_cells = (K - 32 * pair_idx).div_ceil(2).min(16);
         for cell in 0..n_cells {
@@ -82,7 +87,7 @@ fn strip<const K: usize, const R: usize>(x: &Operand<K>, row: usize, tiles: &[bf
             }
         }
     }
-    cells(sums)
+    finish.take(panel, row, &cells(sums));
 }
 
 /// The lanes of each sum, in the order of columns.

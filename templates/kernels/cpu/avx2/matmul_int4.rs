@@ -35,11 +35,11 @@ pub fn matmul<const K: usize, const GROUP: usize>(
         // SAFETY: the server refuses to start on a processor without AVX2 and FMA.
         unsafe {
             while row + 2 <= n_rows {
-                finish.take(panel, row, &strip::<K, GROUP, 2>(x, row, w, panel));
+                strip::<K, GROUP, 2>(x, row, w, panel, finish);
                 row += 2;
             }
             if row < n_rows {
-                finish.take(panel, row, &strip::<K, GROUP, 1>(x, row, w, panel));
+                strip::<K, GROUP, 1>(x, row, w, panel, finish);
             }
         }
     }
@@ -52,7 +52,8 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
     row: usize,
     w: &Panels<Int4<GROUP>>,
     panel: usize,
-) -> [[f32; PANEL]; R] {
+    finish: impl Finish,
+) {
     let mut sums = [[0.0; PANEL]; R];
     for group in 0..Operand::<K, GROUP>::N_GROUPS {
         let (cells, scales) = w.group(panel, group);
@@ -98,5 +99,5 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
             }
         }
     }
-    sums
+    finish.take(panel, row, &sums);
 }

@@ -39,24 +39,23 @@ pub fn matmul<const K: usize>(
 ) {
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
     for panel in panels {
-        let tiles = w.tiles(panel..panel + 1);
         let mut row = 0;
         // SAFETY: the server refuses to start on a processor without AVX-512 F and BF16.
         unsafe {
             while row + 8 <= n_rows {
-                finish.take(panel, row, &strip::<K, 8>(x, row, tiles));
+                strip::<K, 8>(x, row, w, panel, finish);
                 row += 8;
             }
             if row + 4 <= n_rows {
-                finish.take(panel, row, &strip::<K, 4>(x, row, tiles));
+                strip::<K, 4>(x, row, w, panel, finish);
                 row += 4;
             }
             if row + 2 <= n_rows {
-                finish.take(panel, row, &strip::<K, 2>(x, row, tiles));
+                strip::<K, 2>(x, row, w, panel, finish);
                 row += 2;
             }
             if row < n_rows {
-                finish.take(panel, row, &strip::<K, 1>(x, row, tiles));
+                strip::<K, 1>(x, row, w, panel, finish);
             }
         }
     }
@@ -64,13 +63,19 @@ pub fn matmul<const K: usize>(
 
 /// R rows by the columns of a panel, held in registers until they are done.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn strip<const K: usize, const R: usize>(x: &Operand<K, 1>, row: usize, tiles: &[bf16]) -> [[f32; PANEL]; R] {
+fn strip<const K: usize, const R: usize>(
+    x: &Operand<K, 1>,
+    row: usize,
+    w: &Panels<bf16>,
+    panel: usize,
+    finish: impl Finish,
+) {
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     let mut rows = [std::ptr::null::<i32>(); R];
     for (r, values) in rows.iter_mut().enumerate() {
         *values = x.row_ptr(row + r).cast();
     }
-    for (pair_idx, pair) in tiles.chunks_exact(2 * TILE).enumerate() {
+    for (pair_idx, pair) in w.tiles(panel..panel + 1).chunks_exact(2 * TILE).enumerate() {
         let (left, right) = pair.split_at(TILE);
         for cell in 0..16 {
             for tile in [left, right] {
@@ -92,7 +97,7 @@ fn strip<const K: usize, const R: usize>(x: &Operand<K, 1>, row: usize, tiles: &
             }
         }
     }
-    cells(sums)
+    finish.take(panel, row, &cells(sums));
 }
 
 /// The lanes of each sum, in the order of columns.

@@ -36,19 +36,19 @@ pub fn matmul<const K: usize, const GROUP: usize>(
         // SAFETY: the server refuses to start on a processor without AVX-512 F, BW and VNNI.
         unsafe {
             while row + 8 <= n_rows {
-                finish.take(panel, row, &strip::<K, GROUP, 8>(x, row, w, panel));
+                strip::<K, GROUP, 8>(x, row, w, panel, finish);
                 row += 8;
             }
             if row + 4 <= n_rows {
-                finish.take(panel, row, &strip::<K, GROUP, 4>(x, row, w, panel));
+                strip::<K, GROUP, 4>(x, row, w, panel, finish);
                 row += 4;
             }
             if row + 2 <= n_rows {
-                finish.take(panel, row, &strip::<K, GROUP, 2>(x, row, w, panel));
+                strip::<K, GROUP, 2>(x, row, w, panel, finish);
                 row += 2;
             }
             if row < n_rows {
-                finish.take(panel, row, &strip::<K, GROUP, 1>(x, row, w, panel));
+                strip::<K, GROUP, 1>(x, row, w, panel, finish);
             }
         }
     }
@@ -61,7 +61,8 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
     row: usize,
     w: &Panels<Int8<GROUP>>,
     panel: usize,
-) -> [[f32; PANEL]; R] {
+    finish: impl Finish,
+) {
     let rows: [_; R] = std::array::from_fn(|r| x.row_ptr(row + r));
     let mut sums = [[0.0; PANEL]; R];
     for group in 0..Operand::<K, GROUP>::N_GROUPS {
@@ -102,5 +103,5 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
             }
         }
     }
-    sums
+    finish.take(panel, row, &sums);
 }

@@ -2,13 +2,16 @@
 
 use rt::{
     columns::Columns,
-    image::{Image, ImageError},
+    image::{Image, ImageError, PANEL},
     memory::{Lines, grant_later},
     pool::Pool,
 };
 
 use crate::{
-    kernels::{Attention, Operand, each_row, linear, linear_add, linear_gated, rms_norm, rotate},
+    kernels::{
+        Attention, Operand, announce, each_row, linear, linear_add, linear_gated, linear_peaks, rms_norm,
+        rotate,
+    },
     kv::LayerCache,
     rope::RopeTable,
     scheduler::Row,
@@ -31,6 +34,18 @@ pub struct Model {
     scratch: Scratch,
 }
 
+/// Panels of the head.
+const N_PEAKS: usize = VOCAB.div_ceil(PANEL);
+
+/// What the head makes of a row.
+#[derive(Clone, Copy)]
+pub struct Logits<'a> {
+    /// (VOCAB)
+    pub all: &'a [f32],
+    /// Of every PANEL of them the largest.
+    pub peaks: &'a [f32],
+}
+
 /// Memory for the largest step.
 struct Scratch {
     /// (STEP_ROWS, HIDDEN): the residual stream.
@@ -45,6 +60,8 @@ struct Scratch {
     mixed: Operand<Q_WIDTH>,
     /// STEP_ROWS of what is inside the MLP.
     gated: Operand<INTERMEDIATE>,
+    /// (MAX_SEQUENCES, N_PEAKS)
+    peaks: Lines<f32>,
     /// (MAX_SEQUENCES, VOCAB)
     logits: Lines<f32>,
 }
@@ -65,6 +82,7 @@ impl Model {
                 attended: Lines::new(STEP_ROWS * Q_WIDTH),
                 mixed: Operand::new(STEP_ROWS),
                 gated: Operand::new(STEP_ROWS),
+                peaks: Lines::new(MAX_SEQUENCES * N_PEAKS),
                 logits: Lines::new(MAX_SEQUENCES * VOCAB),
             },
         })
@@ -88,8 +106,9 @@ impl Model {
         each_row(pool, n, Columns::new(hidden, HIDDEN), |idx, hidden| {
             embed(weights.embed.row(rows[idx].token as usize).flatten(), hidden);
         });
-        for (layer, cache) in weights.layers.iter().zip(caches) {
+        for (idx, (layer, cache)) in weights.layers.iter().zip(caches).enumerate() {
             norm(pool, n, hidden, &layer.attention_norm, normed);
+            announce(pool, &layer.o);
             linear(pool, n, normed, &layer.qkv, qkv);
             attention.store(pool, (rows, running), cache, qkv, |position, key, turned| {
                 turned.copy_from_slice(key);
@@ -106,25 +125,34 @@ impl Model {
             each_row(pool, n, mixed.rows(), |idx, mut mixed| {
                 mixed.set(&attended.as_chunks().0[idx]);
             });
+            announce(pool, &layer.gate_up);
             linear_add(pool, n, mixed, &layer.o, hidden);
 
             norm(pool, n, hidden, &layer.mlp_norm, normed);
+            announce(pool, &layer.down);
             linear_gated(pool, n, normed, &layer.gate_up, gated);
+            match weights.layers.get(idx + 1) {
+                Some(next) => announce(pool, &next.qkv),
+                None => announce(pool, &weights.embed),
+            }
             linear_add(pool, n, gated, &layer.down, hidden);
         }
     }
 
-    /// Logits (heads, VOCAB) of at most MAX_SEQUENCES rows of the step just computed.
-    pub fn logits(&mut self, heads: &[usize]) -> &[f32] {
-        let Scratch { hidden, normed, logits, .. } = &mut self.scratch;
+    /// The logits of each of at most MAX_SEQUENCES rows of the step just computed.
+    pub fn logits(&mut self, heads: &[usize]) -> impl Iterator<Item = Logits<'_>> {
+        let Scratch { hidden, normed, peaks, logits, .. } = &mut self.scratch;
+        let peaks = &mut peaks[..heads.len() * N_PEAKS];
         let logits = &mut logits[..heads.len() * VOCAB];
         each_row(&self.pool, heads.len(), normed.rows(), |idx, mut normed| {
             let mut row = [0.0; HIDDEN];
             rms_norm(&hidden[heads[idx] * HIDDEN..][..HIDDEN], &self.weights.norm, NORM_EPS, &mut row);
             normed.set(&row);
         });
-        linear(&self.pool, heads.len(), normed, &self.weights.embed, logits);
-        logits
+        announce(&self.pool, &self.weights.layers[0].qkv);
+        linear_peaks(&self.pool, heads.len(), normed, &self.weights.embed, logits, peaks);
+        let rows = logits.chunks_exact(VOCAB).zip(peaks.chunks_exact(N_PEAKS));
+        rows.map(|(all, peaks)| Logits { all, peaks })
     }
 }
 

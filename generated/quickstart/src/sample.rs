@@ -6,9 +6,13 @@
 
 use std::cmp::Ordering;
 
-use rt::request::{Sampling, TokenLogprobs};
+use rt::{
+    image::PANEL,
+    request::{Sampling, TokenLogprobs},
+};
 
 use crate::{
+    forward::Logits,
     sequence::Sequence,
     shape::{EOS, VOCAB},
 };
@@ -27,16 +31,16 @@ impl Sampler {
         Self { bent: vec![0.0; VOCAB], candidates: Vec::with_capacity(VOCAB) }
     }
 
-    /// The next token of a sequence, given the logits (VOCAB) of its last one.
-    pub fn choose(&mut self, logits: &[f32], sequence: &Sequence) -> u32 {
+    /// The next token of a sequence, given the logits of its last one.
+    pub fn choose(&mut self, logits: Logits<'_>, sequence: &Sequence) -> u32 {
         let sampling = &sequence.request.sampling;
         if sampling.temperature == 0.0 && !is_bent(sequence) {
-            return argmax(logits);
+            return likeliest(logits);
         }
-        self.bent.copy_from_slice(logits);
+        self.bent.copy_from_slice(logits.all);
         self.bend(sequence);
         if sampling.temperature == 0.0 {
-            return argmax(&self.bent);
+            return argmax(&self.bent) as u32;
         }
         self.narrow(sampling);
         self.draw(uniform(sampling.seed, sequence.tokens.len() as u64))
@@ -185,18 +189,24 @@ pub fn ends(sampling: &Sampling) -> impl Iterator<Item = u32> {
     eos.iter().chain(&sampling.stop_token_ids).copied()
 }
 
-/// The token with the largest logit, the lowest id among equals.
-fn argmax(logits: &[f32]) -> u32 {
+/// The token with the largest logit, the lowest id among equals: the first in the first panel that has it.
+fn likeliest(Logits { all, peaks }: Logits<'_>) -> u32 {
+    let first = argmax(peaks) * PANEL;
+    (first + argmax(&all[first..VOCAB.min(first + PANEL)])) as u32
+}
+
+/// Where the first of the largest is.
+fn argmax(values: &[f32]) -> usize {
     // Sixteen at a time, which the compiler compares at once.
-    let (chunks, rest) = logits.as_chunks::<16>();
+    let (chunks, rest) = values.as_chunks::<16>();
     let mut largest = [f32::NEG_INFINITY; 16];
     for chunk in chunks {
-        for (largest, logit) in largest.iter_mut().zip(chunk) {
-            *largest = if logit > largest { *logit } else { *largest };
+        for (largest, value) in largest.iter_mut().zip(chunk) {
+            *largest = if value > largest { *value } else { *largest };
         }
     }
     let largest = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|logit| *logit == largest).unwrap_or(0) as u32
+    values.iter().position(|value| *value == largest).unwrap_or(0)
 }
 
 /// A number in [0, 1) from a request's seed and a token's position: SplitMix64 (Steele et al. 2014) of both.

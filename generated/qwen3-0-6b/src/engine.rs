@@ -14,7 +14,7 @@ use crate::{
     sample::{Sampler, logprobs},
     scheduler::Batch,
     sequence::Sequence,
-    shape::{MAX_SEQUENCES, VOCAB},
+    shape::MAX_SEQUENCES,
 };
 
 /// Everything one step touches, in the order it is touched.
@@ -109,16 +109,17 @@ impl Engine {
     /// Chooses the next token of each sequence that is computed to its end, and scores prompts where asked to.
     fn choose(&mut self) {
         for heads in self.batch.heads.chunks(MAX_SEQUENCES) {
-            let logits = self.model.logits(heads);
-            for (row_idx, logits) in heads.iter().zip(logits.chunks_exact(VOCAB)) {
+            for (row_idx, logits) in heads.iter().zip(self.model.logits(heads)) {
                 let row = self.batch.rows[*row_idx];
                 let sequence = &mut self.running[row.sequence];
                 let n_top = sequence.request.sampling.n_logprobs;
                 match sequence.tokens.get(row.position + 1) {
-                    Some(&next) => sequence.prompt_logprobs.push(logprobs(logits, next, n_top.unwrap_or(0))),
+                    Some(&next) => {
+                        sequence.prompt_logprobs.push(logprobs(logits.all, next, n_top.unwrap_or(0)))
+                    }
                     None => {
                         let token = self.sampler.choose(logits, sequence);
-                        sequence.push(token, n_top.map(|n_top| logprobs(logits, token, n_top)));
+                        sequence.push(token, n_top.map(|n_top| logprobs(logits.all, token, n_top)));
                     }
                 }
             }

@@ -9,7 +9,8 @@
 //! processes want the cores too, a worker may be away for milliseconds, and the others do its tasks.
 //!
 //! Between regions a worker has nothing to do while the caller does what only one thread can. An *errand* is for it then:
-//! system calls that the caller must not wait for.
+//! system calls that the caller must not wait for. Whoever waits, the caller at the end of a region as well, fetches the
+//! beginning of what it was told it reads next.
 
 use std::{
     any::Any,
@@ -19,7 +20,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
@@ -31,6 +32,12 @@ const SPIN: Duration = Duration::from_micros(100);
 const SPINS_PER_LOOK: u32 = 64;
 /// Between two looks passed this long: another process took the core, so spinning only keeps it from others.
 const PREEMPTED: Duration = Duration::from_micros(50);
+/// What a processor fetches at once.
+const LINE_BYTES: usize = 64;
+/// Lines that a waiting thread fetches between two looks at what it waits for: about as many as can be under way at once.
+const LINES_PER_LOOK: usize = 8;
+/// How much of what is next a waiting thread fetches at most: a quarter of the L2 of a server's core.
+const NEXT_BYTES: usize = 512 << 10;
 /// Stack of a thread that runs kernels: they copy a few rows of activations there.
 pub const STACK_BYTES: usize = 8 << 20;
 /// A thread that is given a range takes this part of what is left of a share: few pieces, and small ones where the next
@@ -77,6 +84,48 @@ struct Shared {
     errand: OnceLock<Errand>,
     /// Spun upon like the gate, so it is alone in its cache line too.
     is_errand_due: Line<AtomicBool>,
+    /// Per thread: what it reads next.
+    next: Vec<Line<Next>>,
+}
+
+/// Memory that a thread reads next, and how much of it the thread has fetched while it waited.
+#[derive(Default)]
+struct Next {
+    start: AtomicUsize,
+    end: AtomicUsize,
+    fetched: AtomicUsize,
+}
+
+impl Next {
+    fn set(&self, bytes: &[u8]) {
+        let Range { start, end } = bytes.as_ptr_range();
+        self.start.store(start.addr(), Ordering::Relaxed);
+        self.end.store(end.addr(), Ordering::Relaxed);
+    }
+
+    /// Fetches some more of it; whether anything was left. Only the thread that it is of does that.
+    fn fetch_on(&self) -> bool {
+        let all = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
+        let fetched = self.fetched.load(Ordering::Relaxed);
+        // What was fetched before was of something else, unless it lies in this.
+        let first = if (all.start..=all.end).contains(&fetched) { fetched } else { all.start };
+        let some = first..all.end.min(first + LINES_PER_LOOK * LINE_BYTES);
+        some.clone().step_by(LINE_BYTES).for_each(fetch);
+        self.fetched.store(some.end, Ordering::Relaxed);
+        !some.is_empty()
+    }
+}
+
+/// Has the processor bring the line at an address into L2, if it can. It is not read, so nothing has to be there.
+fn fetch(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(address)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// A range of tasks that is taken from both ends: its first task in the lower half, its end in the upper.
@@ -160,6 +209,7 @@ impl Pool {
             has_panicked: AtomicBool::new(false),
             errand: OnceLock::new(),
             is_errand_due: Line(AtomicBool::new(false)),
+            next: (0..=n_workers).map(|_| Line(Next::default())).collect(),
         });
         let workers = (1..=n_workers)
             .map_while(|thread| {
@@ -218,6 +268,15 @@ impl Pool {
         }
     }
 
+    /// Says what the next region of `n_tasks` reads, `bytes(tasks)` of some of them: a thread that waits until then fetches
+    /// the beginning of its share.
+    pub fn announce<'a>(&self, n_tasks: usize, bytes: impl Fn(Range<usize>) -> &'a [u8]) {
+        for (thread, next) in self.shared.next.iter().enumerate() {
+            let bytes = bytes(self.shared.share(thread, n_tasks));
+            next.0.set(&bytes[..bytes.len().min(NEXT_BYTES)]);
+        }
+    }
+
     /// Sets what [`Pool::send`] has done; once.
     pub fn set_errand(&self, errand: impl Fn() + Send + Sync + 'static) {
         // It is set once, when a server is made.
@@ -240,9 +299,8 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: the caller holds `entered`, and the gate was closed until nobody was inside.
         unsafe { *shared.region.get() = region };
-        let len = n_tasks.div_ceil(shared.shares.len());
         for (thread, share) in shared.shares.iter().enumerate() {
-            share.0.set(n_tasks.min(thread * len)..n_tasks.min((thread + 1) * len));
+            share.0.set(shared.share(thread, n_tasks));
         }
         let closed = shared.gate.0.load(Ordering::Relaxed);
         // SeqCst orders this before the loads of `parked`: a worker either sees the gate open or is woken.
@@ -266,6 +324,12 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    /// The tasks that are a thread's unless others are done before it.
+    fn share(&self, thread: usize, n_tasks: usize) -> Range<usize> {
+        let len = n_tasks.div_ceil(self.shares.len());
+        n_tasks.min(thread * len)..n_tasks.min((thread + 1) * len)
+    }
+
     /// Takes the tasks of a thread's share in order, then those that others have not come to, from their ends.
     fn take_tasks(&self, thread: usize, part: u64, f: impl Fn(Range<usize>)) {
         while let Some(tasks) = self.shares[thread].0.take_first(part) {
@@ -326,7 +390,7 @@ impl Shared {
     fn close(&self) {
         let is_empty = || n_inside(self.gate.0.load(Ordering::SeqCst)) == 0;
         self.gate.0.fetch_and(!OPEN, Ordering::SeqCst);
-        if spin_until(is_empty) {
+        if spin_until(is_empty, &self.next[0].0) {
             return;
         }
         *lock(&self.caller) = Some(thread::current());
@@ -342,7 +406,7 @@ impl Shared {
 fn work(shared: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
-        if !spin_until(|| shared.is_called(seen)) {
+        if !spin_until(|| shared.is_called(seen), &shared.next[thread].0) {
             let parked = &shared.parked[thread - 1].0;
             parked.store(true, Ordering::SeqCst);
             while !shared.is_called(seen) {
@@ -372,8 +436,9 @@ fn work(shared: &Shared, thread: usize) {
     }
 }
 
-/// Spins until `done`, for [`SPIN`] at most; gives up sooner when other processes want the core.
-fn spin_until(done: impl Fn() -> bool) -> bool {
+/// Spins until `done`, for [`SPIN`] at most, and fetches what is next meanwhile; gives up sooner when other processes want
+/// the core.
+fn spin_until(done: impl Fn() -> bool, next: &Next) -> bool {
     let start = Instant::now();
     let mut last_look = start;
     loop {
@@ -381,7 +446,9 @@ fn spin_until(done: impl Fn() -> bool) -> bool {
             if done() {
                 return true;
             }
-            hint::spin_loop();
+            if !next.fetch_on() {
+                hint::spin_loop();
+            }
         }
         let now = Instant::now();
         if now - start > SPIN || now - last_look > PREEMPTED {

@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use rt::{
     columns::{Columns, Finish, PerRow},
-    image::{PANEL, Panels},
+    image::{PANEL, Packed, Panels},
     pool::Pool,
 };
 
@@ -38,6 +38,11 @@ const FEW: usize = 16;
 /// The left operand of a product.
 pub type Operand<const K: usize> = operand::Operand<K, TERMS>;
 
+/// Says what is multiplied by after the next product, so that a thread that waits fetches the beginning of its share.
+pub fn announce<W: Packed>(pool: &Pool, w: &Panels<W>) {
+    pool.announce(w.count(), |panels| w.bytes(panels));
+}
+
 /// y (n, cols) = x · wᵀ
 pub fn linear<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
     multiply(pool, n, x, w, Put(Columns::new(y, w.rows())));
@@ -46,6 +51,18 @@ pub fn linear<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<
 /// y (n, cols) += x · wᵀ
 pub fn linear_add<const K: usize>(pool: &Pool, n: usize, x: &Operand<K>, w: &Panels<Weight>, y: &mut [f32]) {
     multiply(pool, n, x, w, Add(Columns::new(y, w.rows())));
+}
+
+/// y (n, cols) = x · wᵀ, and `peaks` (n, panels): of each panel of y's columns the largest cell.
+pub fn linear_peaks<const K: usize>(
+    pool: &Pool,
+    n: usize,
+    x: &Operand<K>,
+    w: &Panels<Weight>,
+    y: &mut [f32],
+    peaks: &mut [f32],
+) {
+    multiply(pool, n, x, w, PutPeaks::new(w, y, peaks));
 }
 
 /// y (n, N) = silu(x · gateᵀ) · (x · upᵀ), where the panels of `w` have sixteen columns of each.
@@ -82,6 +99,43 @@ impl Finish for Put<'_> {
     fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
         bring(self.0, panel, first_row, cells, cells::put);
     }
+}
+
+/// y ← cells, and peaks ← of each panel the largest cell.
+#[derive(Clone, Copy)]
+struct PutPeaks<'a> {
+    put: Put<'a>,
+    peaks: Columns<'a>,
+}
+
+impl<'a> PutPeaks<'a> {
+    fn new<W: Packed>(w: &Panels<W>, y: &'a mut [f32], peaks: &'a mut [f32]) -> Self {
+        Self { put: Put(Columns::new(y, w.rows())), peaks: Columns::new(peaks, w.count()) }
+    }
+}
+
+impl Finish for PutPeaks<'_> {
+    #[inline(always)]
+    fn take(self, panel: usize, first_row: usize, cells: &[[f32; PANEL]]) {
+        self.put.take(panel, first_row, cells);
+        for (row, cells) in (first_row..).zip(cells) {
+            // SAFETY: a panel is one task's.
+            unsafe { self.peaks.write(row, panel, largest(*cells)) };
+        }
+    }
+}
+
+/// The largest cell: one half against the other until one is left, which vectors do at once.
+#[inline(always)]
+fn largest(mut cells: [f32; PANEL]) -> f32 {
+    let mut width = PANEL;
+    while width > 1 {
+        width /= 2;
+        for idx in 0..width {
+            cells[idx] = cells[idx].max(cells[idx + width]);
+        }
+    }
+    cells[0]
 }
 
 /// y ← y + cells

@@ -218,3 +218,31 @@ fn an_errand_is_done_whoever_has_time() {
         }
     }
 }
+
+#[test]
+fn what_is_next_is_fetched_once_and_to_its_end() {
+    let (long, other) = (vec![0_u8; 5000], vec![0_u8; 64]);
+    let next = Next::default();
+    assert!(!next.fetch_on(), "nothing was announced");
+    next.set(&long);
+    let n_looks = std::iter::from_fn(|| next.fetch_on().then_some(())).count();
+    assert_eq!(n_looks, long.len().div_ceil(LINES_PER_LOOK * LINE_BYTES));
+    assert_eq!(next.fetched.load(Ordering::Relaxed), long.as_ptr_range().end.addr());
+    next.set(&other);
+    assert!(next.fetch_on() && !next.fetch_on());
+    next.set(&long);
+    assert!(next.fetch_on(), "announced again after something else");
+}
+
+#[test]
+fn each_thread_is_told_of_the_beginning_of_its_own_share() {
+    let pool = Pool::new(2);
+    let matrix = vec![0_u8; 3 * NEXT_BYTES];
+    let row = matrix.len() / 3;
+    pool.announce(3, |rows| &matrix[rows.start * row..rows.end * row]);
+    let told = pool.shared.next.iter().map(|next| {
+        let [start, end] = [&next.0.start, &next.0.end].map(|it| it.load(Ordering::Relaxed));
+        start - matrix.as_ptr().addr()..end - matrix.as_ptr().addr()
+    });
+    assert!(told.eq([0..NEXT_BYTES, 2 * row..2 * row + NEXT_BYTES]), "two rows are the first thread's");
+}

@@ -21,7 +21,7 @@ pub const MUTANTS: &[Mutant] = &[
         plant: Source {
             file: "src/engine.rs",
             from: "self.sampler.choose(logits, sequence)",
-            to: "((40 + sequence.n_generated()) % VOCAB) as u32",
+            to: "((40 + sequence.n_generated()) % crate::shape::VOCAB) as u32",
         },
         surface: "greedy",
     },

@@ -14,7 +14,7 @@ use crate::{
         AMX_LOOK, AVX512, Kernels, Product, Terms,
         cost::{self, Multiplies, cost, rate, terms_bytes},
         product,
-        tuning::{self, AHEAD, PANELS, STRIPS},
+        tuning::{self, PAGES, PANELS, STRIPS},
     },
     rounded,
 };
@@ -41,7 +41,7 @@ impl Mechanism for AmxBf16Kernels {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[AHEAD.knob, PANELS.knob, STRIPS.knob]
+        &[PAGES.knob, PANELS.knob, STRIPS.knob]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {

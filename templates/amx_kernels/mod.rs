@@ -12,7 +12,7 @@ use crate::kernels::{
     AMX_LOOK, AVX512, Kernels, Product, Terms,
     cost::{self, Multiplies, codes_bytes, cost, rate, terms_bytes},
     product,
-    tuning::{self, AHEAD, FEW_ROWS, PANELS, STRIPS},
+    tuning::{self, FEW_ROWS, PAGES, PANELS, STRIPS},
 };
 
 /// bf16 that an f32 is the sum of.
@@ -49,7 +49,7 @@ impl Mechanism for AmxKernels {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[AHEAD.knob, FEW_ROWS.knob, PANELS.knob, STRIPS.knob]
+        &[FEW_ROWS.knob, PAGES.knob, PANELS.knob, STRIPS.knob]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {

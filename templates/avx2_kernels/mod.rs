@@ -12,7 +12,7 @@ use crate::kernels::{
     Kernels,
     cost::{Multiplies, cost, plain_codes_bytes, rate},
     is_codes, kernels,
-    tuning::AHEAD,
+    tuning::PAGES,
 };
 
 /// Thirty-two codes are multiplied by one instruction, and their products by another that adds pairs of them.
@@ -41,7 +41,7 @@ impl Mechanism for Avx2Kernels {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[AHEAD.knob]
+        &[PAGES.knob]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {
@@ -79,4 +79,4 @@ impl Mechanism for Avx2Kernels {
 }
 
 const KERNELS: Kernels =
-    kernels!("avx2", &["avx2", "fma"], &[(AHEAD, 32)], "operand_int8.rs", &["avx2", "fma"], &[(AHEAD, 32)]);
+    kernels!("avx2", &["avx2", "fma"], &[(PAGES, 8)], "operand_int8.rs", &["avx2", "fma"], &[(PAGES, 8)]);

@@ -14,7 +14,7 @@ use crate::{
         AVX512, Kernels, Product, Terms,
         cost::{self, Multiplies, cost, rate, terms_bytes},
         product,
-        tuning::AHEAD,
+        tuning::PAGES,
     },
     rounded,
 };
@@ -41,7 +41,7 @@ impl Mechanism for Avx512Bf16DotKernels {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[AHEAD.knob]
+        &[PAGES.knob]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {
@@ -84,7 +84,7 @@ const KERNELS: Kernels = Kernels {
             "avx512/operand_bf16.rs",
             "avx512/matmul_bf16_dot.rs",
             &["avx512f", "avx512bf16"],
-            &[(AHEAD, 64)]
+            &[(PAGES, 8)]
         )
     },
     ..AVX512

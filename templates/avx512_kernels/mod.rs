@@ -12,7 +12,7 @@ use crate::kernels::{
     AVX512,
     cost::{self, codes_bytes, cost, rate},
     is_codes,
-    tuning::AHEAD,
+    tuning::PAGES,
 };
 
 /// AVX-512 F, sixteen f32 lanes.
@@ -37,7 +37,7 @@ impl Mechanism for Avx512Kernels {
     }
 
     fn knobs(&self) -> &'static [KnobSpec] {
-        &[AHEAD.knob]
+        &[PAGES.knob]
     }
 
     fn fit(&self, job: &Job<'_>) -> Fit {

@@ -150,10 +150,10 @@ pub const AVX512: Kernels = Kernels {
     ..kernels!(
         "avx512",
         &["avx512f"],
-        &[(tuning::AHEAD, 64)],
+        &[(tuning::PAGES, 8)],
         "avx512/operand_int8.rs",
         AVX512_CODES,
-        &[(tuning::AHEAD, 64)]
+        &[(tuning::PAGES, 8)]
     )
 };
 /// What keys and values in codes need where tiles multiply them. Every processor with AMX has it.

@@ -11,15 +11,15 @@ pub struct Tuning {
     pub why: &'static str,
 }
 
-/// How far weights are fetched ahead.
-pub const AHEAD: Tuning = Tuning {
+/// From how many pages weights are fetched ahead in turn.
+pub const PAGES: Tuning = Tuning {
     knob: KnobSpec {
-        name: "ahead",
-        doc: "cache lines between the weights that few rows are multiplied by and those that are fetched",
-        values: &[16, 32, 64, 128],
+        name: "pages",
+        doc: "pages of memory from which weights are fetched ahead in turn",
+        values: &[1, 2, 4, 8, 16],
         is_closed: true,
     },
-    why: "Cache lines between the weights that few rows are multiplied by and those that are fetched: about as many as memory hands over while it looks for the first.",
+    why: "Pages from which weights are fetched ahead in turn: the processor runs ahead in each, and one such run is less than memory hands over.",
 };
 
 /// Up to how many rows vectors multiply.
@@ -56,7 +56,7 @@ pub const STRIPS: Tuning = Tuning {
 };
 
 /// What products of bf16 in tiles read.
-pub const TILES_OF_BF16: &[(Tuning, u64)] = &[(AHEAD, 32), (PANELS, 4), (STRIPS, 16)];
+pub const TILES_OF_BF16: &[(Tuning, u64)] = &[(PAGES, 8), (PANELS, 4), (STRIPS, 16)];
 
 /// What products of codes in tiles read.
-pub const TILES_OF_CODES: &[(Tuning, u64)] = &[(AHEAD, 64), (FEW_ROWS, 8), (PANELS, 8), (STRIPS, 16)];
+pub const TILES_OF_CODES: &[(Tuning, u64)] = &[(FEW_ROWS, 8), (PAGES, 8), (PANELS, 8), (STRIPS, 16)];

@@ -3,7 +3,7 @@
 use super::amx::tiles;
 use super::avx512_codes::matmul_int8 as few_rows;
 pub(super) use super::avx512_operand_int8 as operand;
-use super::tuned::far::tuning;
+use super::tuned::usual::tuning;
 
 #[path = "../../templates/kernels/cpu/amx/dots.rs"]
 pub mod dots;

@@ -1,6 +1,6 @@
 //! The kernels in `templates/kernels/cpu/avx512`, as an emitted crate compiles them.
 
-use super::tuned::far::tuning;
+use super::tuned::usual::tuning;
 pub(super) use super::{operand_f32 as operand, store_f32 as store, strip};
 
 #[path = "../../templates/kernels/cpu/avx512/activation.rs"]

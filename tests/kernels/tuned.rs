@@ -101,7 +101,7 @@ macro_rules! tuned {
     };
 }
 
-tuned!(usual: AHEAD = 32, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(far: AHEAD = 64, FEW_ROWS = 8, PANELS = 8, STRIPS = 16);
-tuned!(least: AHEAD = 16, FEW_ROWS = 4, PANELS = 4, STRIPS = 4);
-tuned!(most: AHEAD = 128, FEW_ROWS = 16, PANELS = 16, STRIPS = 8);
+tuned!(usual: FEW_ROWS = 8, PAGES = 8, PANELS = 8, STRIPS = 16);
+tuned!(far: FEW_ROWS = 8, PAGES = 16, PANELS = 8, STRIPS = 16);
+tuned!(least: FEW_ROWS = 4, PAGES = 1, PANELS = 4, STRIPS = 4);
+tuned!(most: FEW_ROWS = 16, PAGES = 4, PANELS = 16, STRIPS = 8);

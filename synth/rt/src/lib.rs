@@ -22,6 +22,7 @@ mod body;
 pub mod chat;
 pub mod columns;
 pub mod error;
+pub mod fetch;
 mod fields;
 pub mod image;
 mod log;

@@ -6,20 +6,18 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use rt::columns::Finish;
+use rt::fetch::{PAGE, some_in_turn, spread};
 use rt::image::PANEL;
 
 use super::operand::Operand;
 use super::tiles::Tiles;
+use super::tuning::PAGES;
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
 
 /// Rows that vectors take beside a step of tiles, while what tiles found is still in L1.
 pub const BESIDE: usize = 4;
-
-/// As many lines at most that are fetched ahead with a step are of later panels, and wait in L2. More are as many as a step
-/// has.
-const LATER_LINES: usize = 8;
 
 /// Two tiles, one above the other, by the columns of a panel.
 #[derive(Clone, Copy)]
@@ -96,15 +94,15 @@ fn take_rows<const K: usize, const GROUP: usize, const N: usize>(
     }
 }
 
-/// The products of a group, of TILES tiles of rows from the first on, one or two; LINES lines are fetched from `ahead` on with
-/// each step. `order` says which step is taken in which turn: sums of whole numbers are the same. Tiles leave vectors idle:
+/// The products of a group, of TILES tiles of rows from the first on, one or two; LINES lines are fetched with each step, in turn from
+/// where `ahead` says on. `order` says which step is taken in which turn: sums of whole numbers are the same. Tiles leave vectors idle:
 /// `meanwhile` is what those do beside each turn.
 #[target_feature(enable = "avx512f")]
 pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LINES: usize>(
     _: &Tiles,
     x: &Operand<K, GROUP>,
     (first_row, group): (usize, usize),
-    (cells, ahead): (&[[i8; 4 * PANEL]], *const u8),
+    (cells, ahead): (&[[i8; 4 * PANEL]], usize),
     dots: &mut Block<i32>,
     order: impl Fn(usize) -> usize,
     mut meanwhile: impl FnMut(usize),
@@ -140,14 +138,14 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
                 ".if {tiles} == 2",
                 "tileloadd tmm5, [{lower} + {row}*1]",
                 ".endif",
-                ".set line, 0",
-                ".rept {n_ahead}",
-                ".if {is_next}",
-                "prefetcht0 [{ahead} + line]",
-                ".else",
+                ".set page, 0",
+                ".rept {n_pages}",
+                ".set line, page",
+                ".rept {n_lines}",
                 "prefetcht1 [{ahead} + line]",
-                ".endif",
                 ".set line, line + 64",
+                ".endr",
+                ".set page, page + {page}",
                 ".endr",
                 "tdpbssd tmm0, tmm4, tmm6",
                 "tdpbssd tmm1, tmm4, tmm7",
@@ -160,10 +158,11 @@ pub fn multiply<const K: usize, const GROUP: usize, const TILES: usize, const LI
                 upper = in(reg) upper,
                 lower = in(reg) upper.wrapping_add(TILE_ROWS * row_bytes),
                 row = in(reg) row_bytes,
-                ahead = in(reg) ahead.wrapping_add(64 * LINES * turn),
+                ahead = in(reg) some_in_turn::<PAGES, LINES>(ahead + 64 * LINES * turn),
                 tiles = const TILES,
-                n_ahead = const LINES,
-                is_next = const (LINES > LATER_LINES) as usize,
+                n_pages = const spread(PAGES, LINES),
+                n_lines = const LINES / spread(PAGES, LINES),
+                page = const PAGE,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, readonly),

@@ -20,13 +20,14 @@ use std::mem::swap;
 use std::ops::Range;
 
 use rt::columns::Finish;
+use rt::fetch::PAGE;
 use rt::image::{Int4, PANEL, Panels};
 
 use super::dots::{BESIDE, Block, Found, TILE_ROWS, multiply, take};
 use super::few_rows;
 use super::operand::Operand;
 use super::tiles::Tiles;
-use super::tuning::{AHEAD, FEW_ROWS, PANELS, STRIPS};
+use super::tuning::{FEW_ROWS, PAGES, PANELS, STRIPS};
 
 /// Cache lines of the weights of a step of 64 k. Where one strip is all rows, weights come from memory, and as many are
 /// fetched ahead into L1.
@@ -62,8 +63,8 @@ pub fn matmul<const K: usize, const GROUP: usize>(
         return few_rows::matmul(x, n_rows, w, panels, finish);
     }
     assert!(n_rows <= x.n_rows(), "{n_rows} rows of {}", x.n_rows());
-    let next = |some: Range<usize>| w.bytes(some).as_ptr().wrapping_add(64 * AHEAD);
-    let later = |some: Range<usize>| w.bytes(some).as_ptr_range().end;
+    let next = |some: Range<usize>| w.bytes(some).as_ptr().addr() + PAGES * PAGE;
+    let later = |some: Range<usize>| w.bytes(some).as_ptr_range().end.addr();
     let all = panels.len().max(1);
     // SAFETY: the server refuses to start on a processor without AVX-512 F and BW.
     unsafe {
@@ -87,7 +88,7 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
     w: &Panels<Int4<GROUP>>,
     panels: Range<usize>,
     width: usize,
-    ahead: impl Fn(Range<usize>) -> *const u8,
+    ahead: impl Fn(Range<usize>) -> usize,
     finish: impl Finish,
 ) {
     let tiles = Tiles::configure();
@@ -124,7 +125,7 @@ fn strips<const K: usize, const GROUP: usize, const TILES: usize, const LINES: u
                             take(x, found, row, done, &mut sums, finish);
                         }
                     }
-                    ahead = ahead.wrapping_add(group_bytes * LINES / STEP_LINES);
+                    ahead += group_bytes * LINES / STEP_LINES;
                     let n_rows = (n_rows - first_row).min(TILES * TILE_ROWS);
                     before = Some(Found {
                         panel,

@@ -13,10 +13,11 @@ use std::ops::Range;
 
 use half::bf16;
 use rt::columns::Finish;
+use rt::fetch::fetch_ahead;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
-use super::tuning::AHEAD;
+use super::tuning::PAGES;
 
 /// Sixteen pairs of k by sixteen columns.
 const TILE: usize = 512;
@@ -66,10 +67,7 @@ fn strip<const K: usize, const R: usize>(
         let (left, right) = pair.split_at(TILE);
         let n_cells = (K - 32 * pair_idx).div_ceil(2).min(16);
         for cell in 0..n_cells {
-            for tile in [left, right] {
-                // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(32 * (AHEAD + cell)).cast());
-            }
+            fetch_ahead::<PAGES, _>(&pair[64 * cell]);
             for (quarter, tile) in [left, left, right, right].into_iter().enumerate() {
                 // SAFETY: a cell of a tile is sixteen columns of two.
                 let pairs =

@@ -13,10 +13,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use rt::columns::Finish;
+use rt::fetch::fetch_ahead;
 use rt::image::{Int4, PANEL, Panels};
 
 use super::operand::Operand;
-use super::tuning::AHEAD;
+use super::tuning::PAGES;
 
 /// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
 /// to `finish` as panel, first row, and rows of cells.
@@ -60,10 +61,7 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
         let rows: [_; R] = std::array::from_fn(|r| x.group(row + r, group));
         let mut dots = [[_mm256_setzero_si256(); 4]; R];
         for (cell, weights) in cells.iter().enumerate() {
-            for line in [0, 64] {
-                // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(64 * AHEAD + line).cast());
-            }
+            fetch_ahead::<PAGES, _>(weights);
             for quarter in 0..4 {
                 // SAFETY: a quarter is eight columns of four bytes.
                 let w = unsafe { _mm256_loadu_si256(weights.as_ptr().add(32 * quarter).cast()) };

@@ -17,10 +17,11 @@ use std::ops::Range;
 
 use half::bf16;
 use rt::columns::Finish;
+use rt::fetch::fetch_ahead;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
-use super::tuning::AHEAD;
+use super::tuning::PAGES;
 
 /// Sixteen pairs of k by sixteen columns.
 const TILE: usize = 512;
@@ -78,10 +79,7 @@ fn strip<const K: usize, const R: usize>(
     for (pair_idx, pair) in w.tiles(panel..panel + 1).chunks_exact(2 * TILE).enumerate() {
         let (left, right) = pair.split_at(TILE);
         for cell in 0..16 {
-            for tile in [left, right] {
-                // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(32 * (AHEAD + cell)).cast());
-            }
+            fetch_ahead::<PAGES, _>(&pair[64 * cell]);
             // SAFETY: a cell of a tile is sixteen columns of two; a row of x is whole lines of sixteen pairs.
             unsafe {
                 let weights = [

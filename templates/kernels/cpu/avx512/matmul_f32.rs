@@ -15,10 +15,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use rt::columns::Finish;
+use rt::fetch::fetch_ahead;
 use rt::image::{PANEL, Panels};
 
 use super::operand::Operand;
-use super::tuning::AHEAD;
+use super::tuning::PAGES;
 
 /// Sixteen k by sixteen columns.
 const TILE: usize = 256;
@@ -76,10 +77,7 @@ fn strip<const K: usize, const R: usize>(
         let (left, right) = pair.split_at(TILE);
         let n_cells = (K - 16 * pair_idx).min(16);
         for cell in 0..n_cells {
-            for tile in [left, right] {
-                // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(16 * (AHEAD + cell)).cast());
-            }
+            fetch_ahead::<PAGES, _>(&pair[32 * cell]);
             // SAFETY: a cell of a tile is sixteen columns.
             let weights = unsafe {
                 [

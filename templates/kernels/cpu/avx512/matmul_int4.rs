@@ -13,10 +13,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use rt::columns::Finish;
+use rt::fetch::fetch_ahead;
 use rt::image::{Int4, PANEL, Panels};
 
 use super::operand::Operand;
-use super::tuning::AHEAD;
+use super::tuning::PAGES;
 
 /// What `vpternlogd` is asked for: its first two operands both, exclusive or its third.
 const AND_XOR: i32 = 0x6A;
@@ -72,10 +73,7 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
         let (cells, scales) = w.group(panel, group);
         let mut dots: [_; R] = std::array::from_fn(|r| [_mm512_set1_epi32(x.offset(row + r, group)); 2]);
         for (cell, weights) in cells.iter().enumerate() {
-            for line in [0, 64] {
-                // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(64 * AHEAD + line).cast());
-            }
+            fetch_ahead::<PAGES, _>(weights);
             // SAFETY: half of a row of cells is sixteen columns of four bytes; a row of x is whole lines of cells.
             unsafe {
                 let weights = [0, 64].map(|line| _mm512_loadu_si512(weights.as_ptr().add(line).cast()));

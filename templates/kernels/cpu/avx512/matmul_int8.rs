@@ -13,10 +13,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use rt::columns::Finish;
+use rt::fetch::fetch_ahead;
 use rt::image::{Int8, PANEL, Panels};
 
 use super::operand::Operand;
-use super::tuning::AHEAD;
+use super::tuning::PAGES;
 
 /// `y[r, c] = Σₖ x[r, k] · w[c, k]` for the first `n_rows` rows r of `x`, and every column c of some panels of `w`: given
 /// to `finish` as panel, first row, and rows of cells.
@@ -69,10 +70,7 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
         let (cells, scales) = w.group(panel, group);
         let mut dots: [_; R] = std::array::from_fn(|r| [_mm512_set1_epi32(x.offset(row + r, group)); 2]);
         for (cell, weights) in cells.iter().enumerate() {
-            for line in [0, 64] {
-                // It may lie past the end.
-                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(64 * AHEAD + line));
-            }
+            fetch_ahead::<PAGES, _>(weights);
             // SAFETY: half of a row of cells is sixteen columns of four codes; a row of x is whole lines of cells.
             unsafe {
                 // One factor has no sign: 128 is added here, and taken off by the offset.

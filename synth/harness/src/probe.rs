@@ -310,22 +310,24 @@ fn fma_gflops(n_threads: usize, isa: Isa) -> f64 {
 const REGISTERS: usize = 12;
 
 fn read_scalar(values: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 32];
-    for chunk in values.as_chunks::<32>().0 {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum += value;
+    let mut sums = [[0.0f32; 4]; STREAMS];
+    let streams = streams(values);
+    for at in (0..values.len() / STREAMS).step_by(4) {
+        for (sums, stream) in sums.iter_mut().zip(streams) {
+            sums.iter_mut().zip(&stream[at..]).for_each(|(sum, value)| *sum += value);
         }
     }
-    sums.iter().sum()
+    sums.as_flattened().iter().sum()
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn read_avx2(values: &[f32]) -> f32 {
-    let mut sums = [_mm256_setzero_ps(); 8];
-    for chunk in values.as_chunks::<64>().0 {
-        for (sum, values) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
+    let mut sums = [_mm256_setzero_ps(); STREAMS];
+    let streams = streams(values).map(|stream| stream.as_chunks::<8>().0);
+    for at in 0..streams[0].len() {
+        for (sum, stream) in sums.iter_mut().zip(streams) {
             // SAFETY: 8 values.
-            *sum = _mm256_add_ps(*sum, unsafe { _mm256_loadu_ps(values.as_ptr()) });
+            *sum = _mm256_add_ps(*sum, unsafe { _mm256_loadu_ps(stream[at].as_ptr()) });
         }
     }
     _mm256_cvtss_f32(sums.into_iter().fold(_mm256_setzero_ps(), |a, b| _mm256_add_ps(a, b)))
@@ -333,14 +335,25 @@ fn read_avx2(values: &[f32]) -> f32 {
 
 #[target_feature(enable = "avx512f")]
 fn read_avx512(values: &[f32]) -> f32 {
-    let mut sums = [_mm512_setzero_ps(); 8];
-    for chunk in values.as_chunks::<128>().0 {
-        for (sum, values) in sums.iter_mut().zip(chunk.as_chunks::<16>().0) {
+    let mut sums = [_mm512_setzero_ps(); STREAMS];
+    let streams = streams(values).map(|stream| stream.as_chunks::<16>().0);
+    for at in 0..streams[0].len() {
+        for (sum, stream) in sums.iter_mut().zip(streams) {
             // SAFETY: 16 values.
-            *sum = _mm512_add_ps(*sum, unsafe { _mm512_loadu_ps(values.as_ptr()) });
+            *sum = _mm512_add_ps(*sum, unsafe { _mm512_loadu_ps(stream[at].as_ptr()) });
         }
     }
     _mm512_cvtss_f32(sums.into_iter().fold(_mm512_setzero_ps(), |a, b| _mm512_add_ps(a, b)))
+}
+
+/// Parts of memory that a thread reads side by side. A processor runs ahead in each page that is read, to its end: one part
+/// after the other is less than memory hands over (`rt::fetch` has figures).
+const STREAMS: usize = 8;
+
+/// Equal parts of some values, but for what is left.
+fn streams(values: &[f32]) -> [&[f32]; STREAMS] {
+    let len = values.len() / STREAMS;
+    std::array::from_fn(|stream| &values[stream * len..][..len])
 }
 
 fn multiply_scalar(factor: f32, n_rounds: usize) -> f32 {

@@ -44,9 +44,44 @@ pub fn fetch_ahead<const PAGES: usize, T>(at: *const T) {
     fetch(first + if PAGES == 1 { LINE } else { PAGE });
 }
 
+/// Pieces of memory that are read next, N at most and each no longer than a page: a line of each in turn is fetched while
+/// something else is read.
+pub struct Turns<const N: usize> {
+    pieces: [usize; N],
+    n: usize,
+    turn: usize,
+    line: usize,
+}
+
+impl<const N: usize> Turns<N> {
+    /// Of the pieces that begin there.
+    pub fn new<T>(starts: impl IntoIterator<Item = *const T>) -> Self {
+        let mut turns = Self { pieces: [0; N], n: 0, turn: 0, line: 0 };
+        for (piece, start) in turns.pieces.iter_mut().zip(starts) {
+            *piece = start.addr();
+            turns.n += 1;
+        }
+        turns
+    }
+
+    /// Fetches the next line, if one is left.
+    #[inline(always)]
+    pub fn fetch(&mut self) {
+        if self.turn == self.n {
+            (self.turn, self.line) = (0, self.line + LINE);
+        }
+        if self.line < PAGE
+            && let Some(piece) = self.pieces[..self.n].get(self.turn)
+        {
+            fetch(piece + self.line);
+            self.turn += 1;
+        }
+    }
+}
+
 /// Has the processor bring the line at an address into L2, if it can. It is not read, so nothing has to be there.
 #[inline(always)]
-pub(crate) fn fetch(address: usize) {
+pub fn fetch(address: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -94,6 +129,22 @@ mod tests {
         each_line_once::<2>();
         each_line_once::<8>();
         each_line_once::<64>();
+    }
+
+    #[test]
+    fn pieces_have_a_line_fetched_each_in_turn() {
+        let mut turns = Turns::<4>::new([1 << 20, 1 << 21].map(std::ptr::without_provenance::<u8>));
+        let mut next = || {
+            turns.fetch();
+            (turns.turn, turns.line)
+        };
+        assert_eq!([next(), next(), next()], [(1, 0), (2, 0), (1, LINE)]);
+        // A page of each, and then nothing.
+        let last = (0..1000).map(|_| next()).find(|(_, line)| *line == PAGE);
+        assert_eq!(last, Some((0, PAGE)));
+        let mut none = Turns::<4>::new::<u8>([]);
+        none.fetch();
+        assert_eq!(none.turn, 0);
     }
 
     #[test]

@@ -26,6 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::fetch::{fetch, in_turn};
+
 /// How long a thread spins before it parks: longer than the serial work between two regions of one step.
 const SPIN: Duration = Duration::from_micros(100);
 /// Spins between two looks at the clock: about two microseconds.
@@ -36,6 +38,8 @@ const PREEMPTED: Duration = Duration::from_micros(50);
 const LINE_BYTES: usize = 64;
 /// Lines that a waiting thread fetches between two looks at what it waits for: about as many as can be under way at once.
 const LINES_PER_LOOK: usize = 8;
+/// Pages from which it fetches them in turn: [`in_turn`] has the reason.
+const PAGES: usize = 8;
 /// How much of what is next a waiting thread fetches at most: a quarter of the L2 of a server's core.
 const NEXT_BYTES: usize = 512 << 10;
 /// Stack of a thread that runs kernels: they copy a few rows of activations there.
@@ -110,22 +114,10 @@ impl Next {
         // What was fetched before was of something else, unless it lies in this.
         let first = if (all.start..=all.end).contains(&fetched) { fetched } else { all.start };
         let some = first..all.end.min(first + LINES_PER_LOOK * LINE_BYTES);
-        some.clone().step_by(LINE_BYTES).for_each(fetch);
+        some.clone().step_by(LINE_BYTES).map(in_turn::<PAGES>).for_each(fetch);
         self.fetched.store(some.end, Ordering::Relaxed);
         !some.is_empty()
     }
-}
-
-/// Has the processor bring the line at an address into L2, if it can. It is not read, so nothing has to be there.
-fn fetch(address: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(address)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// A range of tasks that is taken from both ends: its first task in the lower half, its end in the upper.

@@ -7,7 +7,10 @@
 
 use std::ops::Range;
 
-use rt::memory::Lines;
+use rt::{
+    fetch::{PAGE, Turns, fetch},
+    memory::Lines,
+};
 
 use super::{
     look::{score, sum_values},
@@ -20,8 +23,14 @@ use super::{
 /// Rows whose scores are kept at once: 32 KiB of them, which stay in L1 until they are weights.
 const ROWS: usize = TILE;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Blocks of a range, at most: their positions are a multiple of the depth of a tile of values.
 pub const N_BLOCKS: usize = RANGE / 64;
+
+/// What is fetched while the codes of some blocks are read: as many of what is read next, by pages.
+pub type Ahead = Turns<{ 4 * N_BLOCKS }>;
 
 /// One thread's memory.
 pub struct Scratch {
@@ -70,13 +79,14 @@ pub fn attend<const CHANNELS: usize, const BLOCK: usize>(
 ) {
     let queries = queries.as_chunks::<CHANNELS>().0;
     assert!(attended.len() == queries.len() * found_len(CHANNELS), "a record for each row");
+    let next = next_keys::<CHANNELS, BLOCK>(past, range, seen(0).start..seen(queries.len() - 1).end);
     let seen = within(range, seen);
     let all = blocks_of::<BLOCK>(seen(0, queries.len() - 1));
     let [keys, values] = codes::<CHANNELS, BLOCK>(past, range, all, &mut scratch.scales);
     let strips = queries.chunks(ROWS).zip(attended.chunks_mut(ROWS * found_len(CHANNELS)));
     for (strip, (queries, attended)) in strips.enumerate() {
         let seen = |first: usize, last: usize| seen(strip * ROWS + first, strip * ROWS + last);
-        attend_rows::<CHANNELS, BLOCK>(queries, [&keys, &values], seen, scratch, attended);
+        attend_rows::<CHANNELS, BLOCK>(queries, [&keys, &values, &next], seen, scratch, attended);
     }
 }
 
@@ -97,13 +107,46 @@ pub fn codes<'a, const CHANNELS: usize, const BLOCK: usize>(
     [of_keys, of_values]: &mut [[f32; RANGE]; 2],
 ) -> [[&'a [Cell]; N_BLOCKS]; 2] {
     let [mut keys, mut values]: [[&[Cell]; N_BLOCKS]; 2] = [[&[]; N_BLOCKS]; 2];
+    let cells = |block| past.block(range * RANGE / BLOCK + block, BLOCK * (CHANNELS + SCALE));
+    // Scales lie behind the codes of each block: all are looked for at once.
+    for block in blocks.clone() {
+        let (key_cells, value_cells) = cells(block);
+        for scales in [key_cells, value_cells].map(|cells| cells[BLOCK * CHANNELS..].as_ptr_range()) {
+            (scales.start.addr()..scales.end.addr()).step_by(LINE).for_each(fetch);
+        }
+    }
     for block in blocks {
-        let (key_cells, value_cells) = past.block(range * RANGE / BLOCK + block, BLOCK * (CHANNELS + SCALE));
+        let (key_cells, value_cells) = cells(block);
         let positions = block * BLOCK..(block + 1) * BLOCK;
         keys[block] = parts::<CHANNELS, BLOCK>(key_cells, &mut of_keys[positions.clone()]);
         values[block] = parts::<CHANNELS, BLOCK>(value_cells, &mut of_values[positions]);
     }
     [keys, values]
+}
+
+/// The keys that are looked at after those of a range: of the next one that rows which see `seen` look at, or of the first,
+/// for the next head.
+fn next_keys<'a, const CHANNELS: usize, const BLOCK: usize>(
+    past: &Past<'a, Cell>,
+    range: usize,
+    seen: Range<usize>,
+) -> [&'a [Cell]; N_BLOCKS] {
+    let mut keys: [&[Cell]; N_BLOCKS] = [&[]; N_BLOCKS];
+    let is_last = (range + 1) * RANGE >= seen.end;
+    let (head, range) = if is_last { (past.head + 1, seen.start / RANGE) } else { (past.head, range + 1) };
+    if head < past.n_heads {
+        let past = Past { head, ..*past };
+        let blocks = range * RANGE / BLOCK..seen.end.min((range + 1) * RANGE).div_ceil(BLOCK);
+        for (keys, block) in keys.iter_mut().zip(blocks) {
+            *keys = &past.block(block, BLOCK * (CHANNELS + SCALE)).0[..BLOCK * CHANNELS];
+        }
+    }
+    keys
+}
+
+/// The pages of the codes of some blocks.
+fn pages(blocks: &[&[Cell]]) -> Ahead {
+    Turns::new(blocks.iter().flat_map(|codes| codes.chunks(PAGE)).map(<[Cell]>::as_ptr))
 }
 
 /// The blocks of a range in which these positions are.
@@ -114,7 +157,7 @@ pub fn blocks_of<const BLOCK: usize>(positions: Range<usize>) -> Range<usize> {
 /// The same for at most ROWS rows, and keys and values of the range.
 fn attend_rows<const CHANNELS: usize, const BLOCK: usize>(
     queries: &[[f32; CHANNELS]],
-    [keys, values]: [&[&[Cell]; N_BLOCKS]; 2],
+    [keys, values, next]: [&[&[Cell]; N_BLOCKS]; 3],
     seen: impl Fn(usize, usize) -> Range<usize>,
     scratch: &mut Scratch,
     attended: &mut [f32],
@@ -133,7 +176,8 @@ fn attend_rows<const CHANNELS: usize, const BLOCK: usize>(
         round(query, inverse, rounded);
         *unit = step;
     }
-    score::<CHANNELS, BLOCK>(rounded, &keys[blocks.clone()], &mut scores[positions.start..]);
+    let mut ahead = pages(&values[blocks.clone()]);
+    score::<CHANNELS, BLOCK>(rounded, &keys[blocks.clone()], &mut ahead, &mut scores[positions.start..]);
     let scales = scales.each_ref().map(|scales| &scales[positions.clone()]);
     let mut ends = [[0.0; 2]; ROWS];
     for (row, (unit, ends)) in units[..n_rows].iter_mut().zip(&mut ends).enumerate() {
@@ -146,7 +190,8 @@ fn attend_rows<const CHANNELS: usize, const BLOCK: usize>(
         round(scores, inverse, weights);
         (*ends, *unit) = (found, step);
     }
-    sum_values::<CHANNELS, BLOCK>(&weights[positions.start..], &values[blocks], sums);
+    let mut ahead = pages(next);
+    sum_values::<CHANNELS, BLOCK>(&weights[positions.start..], &values[blocks], &mut ahead, sums);
     for (row, attended) in attended.chunks_exact_mut(found_len(CHANNELS)).enumerate() {
         let sums = &sums[row * CHANNELS..][..CHANNELS];
         found.iter_mut().zip(sums).for_each(|(found, sum)| *found = *sum as f32 * units[row]);

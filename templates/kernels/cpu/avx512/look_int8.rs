@@ -1,8 +1,7 @@
 //! Products of rows of sixteen bits and codes of eight: AVX-512 VNNI.
 //!
 //! Codes are widened to sixteen bits in registers. Four rows by two tiles are there at a time, each row by a tile in two
-//! vectors of eight lanes by two sums, which are added at the end. The block that is next, or the channels that are, are
-//! fetched ahead: without, one thread read 7.6 GB/s and not 10.9, by a program that is not kept.
+//! vectors of eight lanes by two sums, which are added at the end.
 //!
 //! Two threads of an Intel Xeon that others used as well, best of sixty runs of `kernels_speed`, two heads of 128 to a key
 //! head; the probe, disturbed alike, read 27.1 GB/s and multiplied 343 GFLOP/s of f32 in registers:
@@ -11,6 +10,7 @@
 //! * 320 GFLOP/s with 512 rows, 372 with the last 64 of 4096
 
 use super::{
+    attend::Ahead,
     merge::store,
     store::Cell,
     strip::{RANGE, TILE},
@@ -26,27 +26,41 @@ const PAIR: usize = 2;
 /// Codes of a line: sixteen lanes of four.
 const LINE: usize = 4 * TILE;
 
-/// `scores[r · RANGE + p] = queries[r] · key p of the blocks`, in the units of both.
+/// `scores[r · RANGE + p] = queries[r] · key p of the blocks`, in the units of both. As much is fetched as is read.
 pub fn score<const CHANNELS: usize, const BLOCK: usize>(
     queries: &[i16],
     blocks: &[&[Cell]],
+    ahead: &mut Ahead,
     scores: &mut [f32],
 ) {
     let queries = queries.as_chunks::<CHANNELS>().0;
     for (idx, block) in blocks.iter().enumerate() {
-        let ahead = blocks[(idx + 1).min(blocks.len() - 1)];
         for (quad, queries) in queries.chunks(QUAD).enumerate() {
             let scores = &mut scores[quad * QUAD * RANGE + idx * BLOCK..];
-            // SAFETY: the server refuses to start on a processor without AVX-512 F, BW and VNNI.
-            unsafe {
-                match queries {
-                    [a] => score_rows([a], [block, ahead], scores),
-                    [a, b] => score_rows([a, b], [block, ahead], scores),
-                    [a, b, c] => score_rows([a, b, c], [block, ahead], scores),
-                    [a, b, c, d, ..] => score_rows([a, b, c, d], [block, ahead], scores),
-                    [] => {}
-                }
+            if quad == 0 {
+                score_quad(queries, block, || ahead.fetch(), scores);
+            } else {
+                score_quad(queries, block, || (), scores);
             }
+        }
+    }
+}
+
+/// The scores of QUAD rows at most in one block. `fetch` is called for each line.
+fn score_quad<const CHANNELS: usize>(
+    queries: &[[i16; CHANNELS]],
+    block: &[Cell],
+    fetch: impl FnMut(),
+    scores: &mut [f32],
+) {
+    // SAFETY: the server refuses to start on a processor without AVX-512 F, BW and VNNI.
+    unsafe {
+        match queries {
+            [a] => score_rows([a], block, fetch, scores),
+            [a, b] => score_rows([a, b], block, fetch, scores),
+            [a, b, c] => score_rows([a, b, c], block, fetch, scores),
+            [a, b, c, d, ..] => score_rows([a, b, c, d], block, fetch, scores),
+            [] => {}
         }
     }
 }
@@ -55,13 +69,13 @@ pub fn score<const CHANNELS: usize, const BLOCK: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn score_rows<const CHANNELS: usize, const R: usize>(
     queries: [&[i16; CHANNELS]; R],
-    [block, ahead]: [&[Cell]; 2],
+    block: &[Cell],
+    mut fetch: impl FnMut(),
     scores: &mut [f32],
 ) {
-    let pairs = |block| <[Cell]>::chunks_exact(block, PAIR * TILE * CHANNELS);
-    for (pair, (tiles, ahead)) in pairs(block).zip(pairs(ahead)).enumerate() {
+    for (pair, tiles) in block.chunks_exact(PAIR * TILE * CHANNELS).enumerate() {
         let mut sums = [[[_mm512_setzero_si512(); 2]; PAIR]; R];
-        add_products(queries.map(|it| &it[..]), tiles, ahead, &mut sums);
+        add_products(queries.map(|it| &it[..]), tiles, &mut fetch, &mut sums);
         for (row, sums) in sums.into_iter().enumerate() {
             for (tile, sums) in sums.into_iter().enumerate() {
                 let scores = &mut scores[row * RANGE + (pair * PAIR + tile) * TILE..];
@@ -71,46 +85,58 @@ fn score_rows<const CHANNELS: usize, const R: usize>(
     }
 }
 
-/// `sums[r · CHANNELS + c] = Σ weights[r · RANGE + p] · channel c of value p of the blocks`.
+/// `sums[r · CHANNELS + c] = Σ weights[r · RANGE + p] · channel c of value p of the blocks`. As much is fetched as is read.
 pub fn sum_values<const CHANNELS: usize, const BLOCK: usize>(
     weights: &[i16],
     blocks: &[&[Cell]],
+    ahead: &mut Ahead,
     sums: &mut [i32],
 ) {
     for channel in (0..CHANNELS).step_by(PAIR * TILE) {
         for (quad, sums) in sums.chunks_mut(QUAD * CHANNELS).enumerate() {
             let weights = &weights[quad * QUAD * RANGE..];
-            // SAFETY: as above.
-            unsafe {
-                match sums.len() / CHANNELS {
-                    1 => sum_lanes::<CHANNELS, BLOCK, 1>(weights, blocks, channel, sums),
-                    2 => sum_lanes::<CHANNELS, BLOCK, 2>(weights, blocks, channel, sums),
-                    3 => sum_lanes::<CHANNELS, BLOCK, 3>(weights, blocks, channel, sums),
-                    _ => sum_lanes::<CHANNELS, BLOCK, 4>(weights, blocks, channel, sums),
-                }
+            if quad == 0 {
+                sum_quad::<CHANNELS, BLOCK>(weights, blocks, channel, || ahead.fetch(), sums);
+            } else {
+                sum_quad::<CHANNELS, BLOCK>(weights, blocks, channel, || (), sums);
             }
         }
     }
 }
 
-/// The same for R rows and the two tiles of channels from `channel` on.
+/// The same for QUAD rows at most and the two tiles of channels from `channel` on.
+fn sum_quad<const CHANNELS: usize, const BLOCK: usize>(
+    weights: &[i16],
+    blocks: &[&[Cell]],
+    channel: usize,
+    fetch: impl FnMut(),
+    sums: &mut [i32],
+) {
+    // SAFETY: as above.
+    unsafe {
+        match sums.len() / CHANNELS {
+            1 => sum_lanes::<CHANNELS, BLOCK, 1>(weights, blocks, channel, fetch, sums),
+            2 => sum_lanes::<CHANNELS, BLOCK, 2>(weights, blocks, channel, fetch, sums),
+            3 => sum_lanes::<CHANNELS, BLOCK, 3>(weights, blocks, channel, fetch, sums),
+            _ => sum_lanes::<CHANNELS, BLOCK, 4>(weights, blocks, channel, fetch, sums),
+        }
+    }
+}
+
+/// The same for R rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn sum_lanes<const CHANNELS: usize, const BLOCK: usize, const R: usize>(
     weights: &[i16],
     blocks: &[&[Cell]],
     channel: usize,
+    mut fetch: impl FnMut(),
     sums: &mut [i32],
 ) {
     let mut of_tiles = [[[_mm512_setzero_si512(); 2]; PAIR]; R];
-    for idx in 0..blocks.len() {
+    for (idx, block) in blocks.iter().enumerate() {
         let weights = std::array::from_fn(|row| &weights[row * RANGE + idx * BLOCK..][..BLOCK]);
-        let pair = |block: usize, channel: usize| &blocks[block][channel * BLOCK..][..PAIR * TILE * BLOCK];
-        let ahead = if idx + 1 < blocks.len() {
-            pair(idx + 1, channel)
-        } else {
-            pair(0, (channel + PAIR * TILE) % CHANNELS)
-        };
-        add_products(weights, pair(idx, channel), ahead, &mut of_tiles);
+        let pair = &block[channel * BLOCK..][..PAIR * TILE * BLOCK];
+        add_products(weights, pair, &mut fetch, &mut of_tiles);
     }
     for (sums, of_tiles) in sums.chunks_exact_mut(CHANNELS).zip(of_tiles) {
         for (sums, of_tile) in sums[channel..].as_chunks_mut::<TILE>().0.iter_mut().zip(of_tiles) {
@@ -120,14 +146,14 @@ fn sum_lanes<const CHANNELS: usize, const BLOCK: usize, const R: usize>(
     }
 }
 
-/// Adds the products of each row's terms and the codes of a pair of tiles, four to a lane and line. What is needed next is
-/// fetched ahead.
+/// Adds the products of each row's terms and the codes of a pair of tiles, four to a lane and line. `fetch` is called
+/// for each line.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn add_products<const R: usize>(
     rows: [&[i16]; R],
     tiles: &[Cell],
-    ahead: &[Cell],
+    mut fetch: impl FnMut(),
     sums: &mut [[[__m512i; 2]; PAIR]; R],
 ) {
     let n_lines = tiles.len() / PAIR / LINE;
@@ -136,7 +162,7 @@ fn add_products<const R: usize>(
         let mut codes = [[_mm512_setzero_si512(); 2]; PAIR];
         for (tile, codes) in codes.iter_mut().enumerate() {
             let at = (tile * n_lines + line) * LINE;
-            _mm_prefetch::<_MM_HINT_T0>(ahead.as_ptr().wrapping_add(at));
+            fetch();
             // SAFETY: each tile has a line for each of `n_lines`, of two halves.
             unsafe {
                 for (half, codes) in codes.iter_mut().enumerate() {

@@ -384,14 +384,14 @@ tolerance: { logprob_p99: 0.5, same_top: 0.9, kl_mean: 0.01 }
     if kernels::runs_tiles() {
         let by_hand = &[
             ("by: rule", "by: user"),
-            ("ahead: 64", "ahead: 16"),
             ("few_rows: 8", "few_rows: 4"),
+            ("pages: 8", "pages: 1"),
             ("panels: 8", "panels: 16"),
             ("strips: 16", "strips: 8"),
         ];
         prove(&Row { name, model, spec: &spec.replace("ISA", "amx"), by_hand });
     } else {
-        let by_hand = &[("by: rule", "by: user"), ("ahead: 32", "ahead: 128")];
+        let by_hand = &[("by: rule", "by: user"), ("pages: 8", "pages: 2")];
         prove(&Row { name, model, spec: &spec.replace("ISA", "avx2"), by_hand });
     }
 }

@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "a7f1bd06346a815376d4d68eaa556beccaeb54212b32381869f45e7c3308455b",
-    plan_digest: "ab35eeb62dbd38c2bca945d17b600e2278608b77c979e6202d0af0825b2ad37a",
+    plan_digest: "d16c716737d56f8a46cd672a6ef7e4374da94d018136583081dfab510250efbf",
     weights_digest: "d8c99abd3282f2a6d89eeafe97560ef960ec7cd59d58fb6e782d29aeaaa570ec",
 };
 

@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "121bc463f013c8398f194ad2af20e4f094b4682b63e9a8539140dbcc0f707099",
-    plan_digest: "19f2b79fa61d4137d28fd88d6e3d274fb01e6bb214e6a20fb75c221c3a0cc5fa",
+    plan_digest: "19c501b75cc26632f85c4e176ba7f803dccfc85eddf2433be3905b9fde9a9bdf",
     weights_digest: "efe506947ca38c0404ff09e4603b8f5668d1453f70779284816190b1035ed05e",
 };
 

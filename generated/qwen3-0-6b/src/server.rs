@@ -43,7 +43,7 @@ const BUILD: Build = Build {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
     spec_digest: "b25b2adffbdba009a90002c6dcaa4102596edd9437f8ae752ccff8f866ce6ad4",
-    plan_digest: "a3818bcacf0371a3c046f994506ccb866c8ad1c3fc1c1422014c3a7fe7565786",
+    plan_digest: "fa2ff5dd08895c07fd910a296a3c0d43625b4017c69842fb02d98c1c432eaa3c",
     weights_digest: "b6489942d925f6310874cb0af5663a530665cda80c094aa8d83c1eecaa2f2a2c",
 };
 

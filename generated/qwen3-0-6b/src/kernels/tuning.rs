@@ -1,8 +1,8 @@
 //! Numbers of the products that change how fast they are, and none of their bits.
 
-/// Cache lines between the weights that few rows are multiplied by and those that are fetched: about as many as memory
-/// hands over while it looks for the first.
-pub const AHEAD: usize = 32;
+/// Pages from which weights are fetched ahead in turn: the processor runs ahead in each, and one such run is less than
+/// memory hands over.
+pub const PAGES: usize = 8;
 
 /// Panels that stay in L2 while all rows pass.
 pub const PANELS: usize = 4;

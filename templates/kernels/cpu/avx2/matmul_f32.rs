@@ -7,6 +7,7 @@
 //!
 //! * panels, strips of 2 rows, the next pair of tiles fetched ahead: 191 GFLOP/s with 512 rows, 40 % of AVX-512's
 //!   arithmetic; 34 GB/s with one row, 21 with 8
+//! * fetched from eight pages in turn: ADR 23 has what that gives AVX-512
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -66,7 +67,10 @@ fn strip<const K: usize, const R: usize>(
         let (left, right) = pair.split_at(TILE);
         let n_cells = (K - 16 * pair_idx).min(16);
         for cell in 0..n_cells {
-            fetch_ahead::<PAGES, _>(&pair[32 * cell]);
+            // The first strip finds the panel in memory, the others in a cache.
+            if row == 0 {
+                fetch_ahead::<PAGES, _>(&pair[32 * cell]);
+            }
             // SAFETY: a cell of a tile is sixteen columns.
             let weights = unsafe {
                 [

@@ -8,6 +8,9 @@
 //!
 //! * one row of 8192 from memory: 26.8 GB/s, all there is; of 1024: 25.7
 //! * 320 GFLOP/s with 512 rows, 372 with the last 64 of 4096
+//!
+//! What is read next is fetched a line of each page in turn (ADR 23), in turns with the next block ahead of its use while memory gave less,
+//! medians: one row of 8192 18.1 to 23.2 GB/s, of 1024 17.4 to 19.4.
 
 use super::{
     attend::Ahead,

@@ -9,6 +9,8 @@
 //! * the next pair of tiles fetched ahead: 236 GFLOP/s, 49 %; 34 GB/s with one row, 22 with 8
 //! * 4 KiB fetched ahead, in turns with 2 while others used 80 % of the time, by a program that is not kept, medians of
 //!   fifty pairs: 6 to 7 % more with one row, 7 to 9 % with 8
+//! * from eight pages in turn (ADR 23), beside 4 KiB ahead while memory gave less: 20.4 to 28.5 GB/s with one row, medians; 8 rows
+//!   are bound by their products
 //!
 //! The arithmetic is no faster here than f32's: this processor issues a dot product in the time of four multiply-adds.
 
@@ -79,7 +81,10 @@ fn strip<const K: usize, const R: usize>(
     for (pair_idx, pair) in w.tiles(panel..panel + 1).chunks_exact(2 * TILE).enumerate() {
         let (left, right) = pair.split_at(TILE);
         for cell in 0..16 {
-            fetch_ahead::<PAGES, _>(&pair[64 * cell]);
+            // The first strip finds the panel in memory, the others in a cache.
+            if row == 0 {
+                fetch_ahead::<PAGES, _>(&pair[64 * cell]);
+            }
             // SAFETY: a cell of a tile is sixteen columns of two; a row of x is whole lines of sixteen pairs.
             unsafe {
                 let weights = [

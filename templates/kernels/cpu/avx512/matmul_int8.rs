@@ -8,6 +8,8 @@
 //!
 //! * strips of 8 rows, 2 KiB fetched ahead: 34 GB/s of weights with one row, 24 with 8; 760 GOP/s with 512 rows
 //! * 4 KiB fetched ahead: 36 GB/s with one row, 30 with 8; more than the probe reads, which fetches nothing ahead
+//! * from eight pages in turn (ADR 23), beside 4 KiB ahead while memory gave less: 22 to 29.8 GB/s with one row, 19.4 to 26.3 with 8,
+//!   medians
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -70,7 +72,10 @@ fn strip<const K: usize, const GROUP: usize, const R: usize>(
         let (cells, scales) = w.group(panel, group);
         let mut dots: [_; R] = std::array::from_fn(|r| [_mm512_set1_epi32(x.offset(row + r, group)); 2]);
         for (cell, weights) in cells.iter().enumerate() {
-            fetch_ahead::<PAGES, _>(weights);
+            // The first strip finds the panel in memory, the others in a cache.
+            if row == 0 {
+                fetch_ahead::<PAGES, _>(weights);
+            }
             // SAFETY: half of a row of cells is sixteen columns of four codes; a row of x is whole lines of cells.
             unsafe {
                 // One factor has no sign: 128 is added here, and taken off by the offset.

@@ -16,7 +16,7 @@ pub const PAGES: Tuning = Tuning {
     knob: KnobSpec {
         name: "pages",
         doc: "pages of memory from which weights are fetched ahead in turn",
-        values: &[1, 2, 4, 8, 16],
+        values: &[1, 4, 8, 16],
         is_closed: true,
     },
     why: "Pages from which weights are fetched ahead in turn: the processor runs ahead in each, and one such run is less than memory hands over.",

@@ -15,7 +15,7 @@ use rt::{
 use super::{
     look::{score, sum_values},
     merge::merge,
-    store::{Cell, SCALE, parts},
+    store::{Ahead, Cell, SCALE, parts},
     strip::{Past, RANGE, TILE, found_len},
     weigh::{largest, round, weigh},
 };
@@ -28,9 +28,6 @@ const LINE: usize = 64;
 
 /// Blocks of a range, at most: their positions are a multiple of the depth of a tile of values.
 pub const N_BLOCKS: usize = RANGE / 64;
-
-/// What is fetched while the codes of some blocks are read: as many of what is read next, by pages.
-pub type Ahead = Turns<{ 4 * N_BLOCKS }>;
 
 /// One thread's memory.
 pub struct Scratch {

@@ -2,13 +2,21 @@
 //! all tiles of a head the scales of its positions. Lanes of keys are positions, each with four channels; lanes of values are
 //! channels, each at four positions.
 
-use super::{strip::TILE, weigh::round};
+use rt::fetch::Turns;
+
+use super::{
+    strip::{RANGE, TILE},
+    weigh::round,
+};
 
 /// A code of a key or a value, −127 to 127, or a fourth of a scale.
 pub type Cell = i8;
 
 /// Cells of a line: sixteen lanes of four.
 const LINE: usize = 4 * TILE;
+
+/// What is fetched while the codes of some blocks are read: as many of what is read next, by pages, of a range at most.
+pub type Ahead = Turns<{ RANGE / 16 }>;
 
 /// Cells of the scale that a position has: an f32.
 pub const SCALE: usize = size_of::<f32>();

@@ -4,9 +4,8 @@
 //! lanes by two sums, which are added at the end.
 
 use super::{
-    attend::Ahead,
     merge::store,
-    store::Cell,
+    store::{Ahead, Cell},
     strip::{RANGE, TILE},
 };
 use std::arch::x86_64::*;

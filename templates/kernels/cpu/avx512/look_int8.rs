@@ -13,9 +13,8 @@
 //! medians: one row of 8192 18.1 to 23.2 GB/s, of 1024 17.4 to 19.4.
 
 use super::{
-    attend::Ahead,
     merge::store,
-    store::Cell,
+    store::{Ahead, Cell},
     strip::{RANGE, TILE},
 };
 use std::arch::x86_64::*;

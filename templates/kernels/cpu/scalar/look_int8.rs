@@ -1,8 +1,7 @@
 //! Products of rows of sixteen bits and codes of eight, in plain Rust.
 
 use super::{
-    attend::Ahead,
-    store::Cell,
+    store::{Ahead, Cell},
     strip::{RANGE, TILE},
 };
 

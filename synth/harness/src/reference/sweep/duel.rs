@@ -187,7 +187,7 @@ impl Side {
             median(&values).unwrap_or(0.0)
         };
         let outcome = match &self.state {
-            State::Failed(reason) => Tried::Failed(reason.clone()),
+            State::Failed(reason) => Tried::Failed(in_short(reason)),
             State::Up(..) | State::Down => Tried::Measured {
                 tpot_ms: typical(|pass| pass.tpot_ms),
                 ttft_ms: typical(|pass| pass.ttft_ms),
@@ -252,6 +252,14 @@ fn is_better(rounds: &[(Pass, Pass)]) -> bool {
     is_clear(&tpot) || (typical(&tpot) < 1.0 + CLEAR && is_clear(&ttft))
 }
 
+/// The first line of a reason and the last, for a record that other machines read: between them are a log's, with paths of
+/// whoever built the runtime.
+fn in_short(reason: &str) -> String {
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.next_back().map_or(first.clone(), |last| format!("{first} {last}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,5 +314,14 @@ mod tests {
         assert!(failure.is_some_and(|reason| reason.contains("no such flag")));
         assert_eq!(trials.len(), 2);
         assert!(trials.iter().all(|trial| matches!(trial.outcome, Tried::Failed(_))));
+    }
+
+    #[test]
+    fn of_a_log_the_last_line_is_kept() {
+        assert_eq!(
+            in_short("it ended; its log ends with:\nat /there\nno such type"),
+            "it ended; its log ends with: no such type"
+        );
+        assert_eq!(in_short("it ended"), "it ended");
     }
 }

@@ -47,7 +47,7 @@ const BESIDE: usize = 4;
 const TILE: usize = 512;
 
 /// Cache lines of the weights of a step of 32 k. Where rows are few, weights come from memory, and as many are fetched
-/// ahead into L1.
+/// ahead into L2.
 const STEP_LINES: usize = 32;
 
 /// Cache lines that are fetched ahead into L2 with each step where rows are many.

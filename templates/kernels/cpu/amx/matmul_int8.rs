@@ -46,7 +46,7 @@ use super::tiles::Tiles;
 use super::tuning::{FEW_ROWS, PAGES, PANELS, STRIPS};
 
 /// Cache lines of the weights of a step of 64 k. Where one strip is all rows, weights come from memory, and as many are
-/// fetched ahead into L1.
+/// fetched ahead into L2.
 const STEP_LINES: usize = 32;
 
 /// Steps of a group that are too few to be told apart: vectors work beside all of them at once.

@@ -256,8 +256,8 @@ fn is_better(rounds: &[(Pass, Pass)]) -> bool {
 /// whoever built the runtime.
 fn in_short(reason: &str) -> String {
     let mut lines = reason.lines();
-    let first = lines.next().unwrap_or_default().to_owned();
-    lines.next_back().map_or(first.clone(), |last| format!("{first} {last}"))
+    let first = lines.next().unwrap_or_default();
+    lines.next_back().map_or_else(|| first.to_owned(), |last| format!("{first} {last}"))
 }
 
 #[cfg(test)]
